@@ -1,0 +1,82 @@
+"""The curriculums: what to train, on what and how. Keys and defaults: metasdf/curriculum.py.
+
+Relative paths are relative to this folder. Any key can be overridden on the command line.
+"""
+
+
+def _folders(name, data_source, category):
+    return {
+        "data_source": data_source,
+        "train_split": f"splits/{category}_train.json",
+        "val_split": f"splits/{category}_test.json",
+        "test_split": f"splits/{category}_test.json",
+        "output_dir": f"../output/{name}",
+        "reconstruction_output_dir": f"../output/{name}/reconstructions",
+    }
+
+
+# The original experiments on ShapeNet, with their original values.
+
+_RELU = {
+    "network": "relu",
+    "hidden_layers": 8,
+    "hidden_features": 512,
+    "num_meta_steps": 5,
+    "lr_type": "per_parameter",
+    "init_lr": 5e-3,
+    "SDFSamplesPerScene": 24000,
+    "ScenesPerBatch": 32,
+    "lr": 5e-4,
+    "num_epochs": 3000,
+    "training_mode": "multitask",
+    "context_mode": "dense",
+}
+
+_PE = {
+    **_RELU,
+    "network": "pe",
+    "hidden_layers": 6,
+    "num_meta_steps": 3,
+    "lr_type": "simple_per_parameter",
+    "SDFSamplesPerScene": 8000,
+    "ScenesPerBatch": 28,
+}
+
+planes_relu = {**_folders("planes_relu", "../data", "planes"), **_RELU}
+tables_relu = {**_folders("tables_relu", "../data", "tables"), **_RELU}
+benches_relu = {**_folders("benches_relu", "../data", "benches"), **_RELU}
+planes_pe = {**_folders("planes_pe", "../data", "planes"), **_PE}
+tables_pe = {**_folders("tables_pe", "../data", "tables"), **_PE}
+benches_pe = {**_folders("benches_pe", "../data", "benches"), **_PE}
+benches_debug = {
+    **_folders("benches_debug", "../data", "benches"),
+    **_PE,
+    "ScenesPerBatch": 32,
+    "lr": 1e-3,
+}
+
+# The demo: procedural tables, minutes on a CPU.
+
+tables_tiny = {
+    "data_source": "../output/demo/data",
+    "train_split": "../output/demo/data/splits/tables_train.json",
+    "val_split": "../output/demo/data/splits/tables_test.json",
+    "test_split": "../output/demo/data/splits/tables_test.json",
+    "network": "siren",
+    "hidden_layers": 3,
+    "hidden_features": 128,
+    "num_meta_steps": 3,
+    "lr_type": "per_parameter",
+    "init_lr": 1e-3,
+    "training_mode": "l1",
+    "context_mode": "dense",
+    "SDFSamplesPerScene": 2048,
+    "ScenesPerBatch": 8,
+    "lr": 3e-4,
+    "num_epochs": 30,
+    "validate_every": 5,
+    "output_dir": "../output/demo/tables_tiny",
+    "reconstruction_output_dir": "../output/demo/reconstructions",
+    "reconstruction_sdf_samples": 20000,
+    "resolution": 96,
+}

@@ -1,0 +1,97 @@
+"""Turn meshes into SDF samples on disk, in DeepSDF's format.
+
+    preprocess.py MESH_OR_FOLDER --out DIR
+    preprocess.py --data_dir DIR --source FOLDER --name NAME --split FILE.json [--test | --surface]
+
+The first form finds the meshes by itself (<class>/<instance>.obj, ShapeNet's layout, a folder of
+meshes, one mesh; obj ply stl off glb) and writes SDF samples, surface samples, normalisation and
+train/test splits. It leaves finished shapes alone unless --no-skip is given. The second form takes
+DeepSDF's flags and writes SDF samples, or with --surface the surface samples and normalisation. It
+redoes everything unless --skip is given. Either tells in DIR/report.json how each shape fared.
+
+Exit codes: 0 all shapes are there, 1 some were rejected (by name and reason), 2 bad arguments.
+"""
+
+import argparse
+from collections import Counter
+
+from metasdf import preprocessing
+from metasdf.errors import InputError, run_command
+from metasdf.preprocessing import NORMALISATION, SDF_SAMPLES, SURFACE_SAMPLES
+
+SIMPLE_FORM = ("out", "classes", "train_fraction", "num_test", "num_surface")
+DEEPSDF_FORM = ("data_dir", "source", "split", "surface")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (--help shows the usage)")
+
+
+def parse() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--name", help="the dataset's name on disk (default: its folder's)")
+    add("--skip", action=argparse.BooleanOptionalAction, help="leave finished shapes alone")
+    add("--threads", type=int, help="meshes at once (default: the number of cores)")
+    add("--test", action="store_true", help="DeepSDF's wider spread of samples for test shapes")
+    add("--seed", type=int, default=0)
+    add("--num_samples", type=int, default=500_000, help="SDF samples a shape")
+    add = parser.add_argument_group("first form").add_argument
+    add("meshes", nargs="?", metavar="MESH_OR_FOLDER")
+    add("--out", metavar="DIR", help="the data folder")
+    add("--classes", nargs="+", metavar="CLASS", help="only these class folders")
+    add("--train_fraction", type=float, help="share of each class for training (default: 0.8)")
+    add("--num_test", type=int, help="instead: number of test shapes of each class")
+    add("--num_surface", type=int, help="surface samples a shape (default: 30000)")
+    add = parser.add_argument_group("second form, DeepSDF's").add_argument
+    add("--data_dir", metavar="DIR", help="the data folder")
+    add("--source", metavar="FOLDER", help="the folder that holds the class folders")
+    add("--split", metavar="FILE.json", help="{dataset: {class: [instance, ...]}}")
+    add("--surface", action="store_true", help="surface samples and normalisation")
+    args = parser.parse_args()
+
+    simple = args.meshes is not None
+    for option in DEEPSDF_FORM if simple else SIMPLE_FORM:
+        if getattr(args, option) not in (None, False):
+            parser.error(f"--{option} goes {'without' if simple else 'with'} MESH_OR_FOLDER")
+    if not simple and args.data_dir is None:
+        parser.error("give MESH_OR_FOLDER and --out, or --data_dir, --source and --split")
+    for option in ("out",) if simple else ("source", "split"):
+        if getattr(args, option) is None:
+            parser.error(f"--{option} is missing")
+    if args.train_fraction is not None and args.num_test is not None:
+        parser.error("--train_fraction and --num_test exclude each other")
+    if args.test and args.surface:
+        parser.error("--test and --surface exclude each other")
+    return args
+
+
+def main() -> int:
+    args = parse()
+    options = {"num_samples": args.num_samples, "seed": args.seed, "test": args.test}
+    if args.meshes is not None:
+        split = {"train_fraction": args.train_fraction, "num_test": args.num_test}
+        split = {key: value for key, value in split.items() if value is not None}
+        preprocessing.check_split(**split)
+        out, skip = args.out, args.skip is not False
+        shapes = preprocessing.find_shapes(args.meshes, args.name, args.classes)
+        if args.num_surface is not None:
+            options["num_surface"] = args.num_surface
+    else:
+        out, skip = args.data_dir, bool(args.skip)
+        shapes = preprocessing.shapes_of_split(args.source, args.name, args.split)
+        surface = (SURFACE_SAMPLES, NORMALISATION)
+        options["outputs"] = surface if args.surface else (SDF_SAMPLES,)
+    settings = preprocessing.Settings(**options)
+    records = preprocessing.preprocess(shapes, out, settings, threads=args.threads, skip=skip)
+    if args.meshes is not None:
+        preprocessing.write_splits(shapes, records, out, seed=args.seed, **split)
+    counts = Counter(record.status for record in records.values())
+    summary = ", ".join(f"{counts[key]} {key}" for key in ("sampled", "skipped", "rejected"))
+    print(f"{summary}; see {out}/report.json")
+    return 1 if counts["rejected"] else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,37 @@
+# make demo   set up, then the main job on procedural tables: output/demo/{metrics.json,gallery.png}
+# make test   set up, then lint and tests
+# make setup  only .venv
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := output/demo
+
+.PHONY: setup demo test clean
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	# Only its `modules` are used, by a test; its own pins (torch < 1.10) cannot be met.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchmeta==1.8.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/python -m metasdf.shapes $(DEMO)/meshes --classes tables --count 208
+	$(BIN)/python 3D/scripts/preprocess.py $(DEMO)/meshes --out $(DEMO)/data --num_test 16 \
+		--num_samples 50000
+	$(BIN)/python 3D/scripts/run_train.py tables_tiny --overwrite
+	$(BIN)/python 3D/scripts/run_reconstruct.py tables_tiny --trajectories 1 \
+		--checkpoint $(DEMO)/tables_tiny/checkpoints/latest.pth
+	$(BIN)/python 3D/scripts/run_eval.py $(DEMO)/reconstructions \
+		--metrics $(DEMO)/metrics.json --gallery $(DEMO)/gallery.png
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n auto
+
+clean:
+	rm -rf .venv output

@@ -1,0 +1,1 @@
+"""MetaSDF: meta-learned signed distance functions."""

@@ -1,0 +1,234 @@
+"""Curriculums: plain dictionaries of values that say what to train, on what and how.
+
+This module knows every key, its default, its meaning and what values it takes. Any key can be
+overridden on a command line as `--key value`.
+"""
+
+import argparse
+import difflib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metasdf.errors import InputError
+from metasdf.losses import TRAINING_MODES
+from metasdf.maml import STEP_SIZE_TYPES
+from metasdf.networks import NETWORKS
+
+CONTEXT_MODES = ("dense", "levelset", "partial")
+REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a curriculum: its type, default, meaning, and the least or allowed values."""
+
+    type: type
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    is_path: bool = False
+    shapes_network: bool = False  # a checkpoint cannot be continued with another value
+
+    def check(self, name: str, value: Any) -> Any:
+        if value is None and self.default is None:
+            return None
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not self.type:
+            expected = self.type.__name__
+            raise InputError(f"{name}: {value!r} is a {type(value).__name__}, want {expected}")
+        if self.choices and value not in self.choices:
+            raise InputError(f"{name}: {value!r} is unknown; choose one of {listed(self.choices)}")
+        if self.minimum is not None and not value >= self.minimum:
+            raise InputError(f"{name}: {value!r} is too small; the least is {self.minimum}")
+        return value
+
+    def parse(self, name: str, text: str) -> Any:
+        if self.type is bool:
+            if text.lower() not in ("true", "false"):
+                raise InputError(f"--{name}: {text!r} is neither true nor false")
+            return text.lower() == "true"
+        if text.lower() == "none" and self.default is None:
+            return None
+        try:
+            return self.type(text)
+        except ValueError:
+            raise InputError(f"--{name}: {text!r} is not a {self.type.__name__}") from None
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+KEYS: dict[str, Key] = {
+    # Data
+    "data_source": Key(str, REQUIRED, "folder with SdfSamples/, SurfaceSamples/", is_path=True),
+    "train_split": Key(str, REQUIRED, "split file of the shapes to train on", is_path=True),
+    "val_split": Key(str, REQUIRED, "split file of the shapes to validate on", is_path=True),
+    "test_split": Key(str, REQUIRED, "split file of the shapes to reconstruct", is_path=True),
+    "context_mode": Key(
+        str, "dense", "what the inner loop sees: samples, surface or scan", CONTEXT_MODES
+    ),
+    "query": Key(
+        str, "all", "dense mode: query all samples or those not in the context", ("all", "held_out")
+    ),
+    "SDFSamplesPerScene": Key(int, 8000, "SDF samples per shape and step", minimum=4),
+    "LevelsetSamplesPerScene": Key(int, 4000, "surface points per shape and step", minimum=1),
+    # Network
+    "network": Key(str, "relu", "kind of coordinate network", NETWORKS, shapes_network=True),
+    "hidden_layers": Key(int, 8, "width -> width layers", minimum=0, shapes_network=True),
+    "hidden_features": Key(int, 512, "width", minimum=1, shapes_network=True),
+    "frequencies": Key(
+        int, 5, "octaves of the positional encoding", minimum=0, shapes_network=True
+    ),
+    "w0": Key(float, 30.0, "frequency factor of SIREN", shapes_network=True),
+    # Meta-learning
+    "training_mode": Key(
+        str,
+        "multitask",
+        "loss: sign and distance, or distance",
+        TRAINING_MODES,
+        shapes_network=True,
+    ),
+    "num_meta_steps": Key(int, 5, "inner steps K in training", minimum=1, shapes_network=True),
+    "lr_type": Key(
+        str, "per_parameter", "what step sizes are learned", STEP_SIZE_TYPES, shapes_network=True
+    ),
+    "init_lr": Key(float, 5e-3, "initial inner step size"),
+    "first_order": Key(bool, False, "no second derivatives (FOMAML)"),
+    # Outer loop
+    "lr": Key(float, 5e-4, "step size of Adam, the outer optimiser", minimum=0),
+    "lr_decay_epochs": Key(int, 350, "epochs after which lr is multiplied", minimum=1),
+    "lr_decay_factor": Key(float, 0.5, "by what lr is multiplied"),
+    "gradient_clip": Key(float, 0.5, "largest absolute value in a meta-gradient", minimum=0),
+    "ScenesPerBatch": Key(int, 32, "shapes per outer step", minimum=1),
+    "num_epochs": Key(int, 3000, "passes over the training shapes", minimum=1),
+    "validate_every": Key(int, 1, "epochs between validations", minimum=1),
+    "checkpoint_every": Key(int, 100, "epochs between numbered checkpoints", minimum=1),
+    "seed": Key(int, 0, "seed of every random number", minimum=0),
+    "output_dir": Key(str, REQUIRED, "folder for checkpoints and logs", is_path=True),
+    # Reconstruction
+    "reconstruction_output_dir": Key(str, REQUIRED, "folder for meshes", is_path=True),
+    "reconstruction_sdf_samples": Key(
+        int, 100_000, "dense mode: SDF samples drawn, half of them context", minimum=4
+    ),
+    "reconstruction_levelset_samples": Key(
+        int, 10_000, "levelset and partial mode: surface points", minimum=1
+    ),
+    "reconstruction_steps": Key(
+        int, None, "inner steps at test time (none: as in training)", minimum=0
+    ),
+    "resolution": Key(int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2),
+}
+
+
+def near_matches(word: str, known: Sequence[str]) -> str:
+    """ "; did you mean a or b?" or, if nothing is near, "; known: ..."."""
+    by_lower = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(by_lower[n] for n in near)}?"
+    return f"; known: {listed(sorted(known))}"
+
+
+def complete(curriculum: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
+    """Fill in defaults and check every value; relative paths become absolute, below `folder`.
+
+    where: file and name of the curriculum, for messages. InputError names key and remedy.
+    """
+    result = {}
+    for name in curriculum:
+        if name not in KEYS:
+            raise InputError(f"{where}: unknown key {name!r}{near_matches(name, list(KEYS))}")
+    for name, key in KEYS.items():
+        value = curriculum.get(name, key.default)
+        if value is REQUIRED:
+            raise InputError(f"{where}: key {name!r} is missing ({key.help})")
+        try:
+            value = key.check(name, value)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        result[name] = os.path.normpath(folder / value) if key.is_path else value
+    return result
+
+
+def load_curriculum(
+    file: str | os.PathLike, name: str, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The complete curriculum `name` of a curriculums file, with overrides from a command line.
+
+    Relative paths in the file are relative to the file; in overrides to the working directory.
+    """
+    file = Path(file).resolve()
+    curriculums = _curriculums(file)
+    if name not in curriculums:
+        known = list(curriculums)
+        raise InputError(f"{file}: no curriculum {name!r}{near_matches(name, known)}")
+    where = f"{file.name}, {name}"
+    curriculum = complete(curriculums[name], where, file.parent)
+    return complete({**curriculum, **(overrides or {})}, "command line", Path.cwd())
+
+
+def _curriculums(file: Path) -> dict[str, dict[str, Any]]:
+    spec = importlib.util.spec_from_file_location("curriculums", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (OSError, SyntaxError, NameError) as error:
+        raise InputError(f"{file}: cannot be loaded ({error})") from error
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, dict) and not name.startswith("_")
+    }
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser whose errors are InputErrors with near matches, and that knows curriculum keys."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+        self._overridable = False
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+    def add_curriculum_keys(self) -> None:
+        """Accept every curriculum key as `--key value`; see `overrides`."""
+        self._overridable = True
+        group = self.add_argument_group("curriculum keys (override what the curriculum says)")
+        for name, key in KEYS.items():
+            default = "" if key.default is REQUIRED else f" (default {key.default})"
+            choices = f", one of {listed(key.choices)}" if key.choices else ""
+            group.add_argument(
+                f"--{name}",
+                type=_parser(name, key),
+                metavar=key.type.__name__.upper(),
+                default=argparse.SUPPRESS,
+                help=f"{key.help}{choices}{default}".replace("%", "%%"),
+            )
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse; an unknown option is an InputError that names the near matches."""
+        options, unknown = self.parse_known_args(arguments)
+        if unknown:
+            known = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+            word = unknown[0].split("=")[0]
+            raise InputError(f"unknown argument {word!r}{near_matches(word, known)}")
+        return options
+
+    @staticmethod
+    def overrides(options: argparse.Namespace) -> dict[str, Any]:
+        """The curriculum keys that were given on the command line."""
+        return {name: value for name, value in vars(options).items() if name in KEYS}
+
+
+def _parser(name: str, key: Key) -> Callable[[str], Any]:
+    return lambda text: key.parse(name, text)

@@ -1,0 +1,343 @@
+"""DeepSDF's files on disk -> tasks of (context, query).
+
+    <data_source>/SdfSamples/<dataset>/<class>/<instance>.npz       pos, neg: float32 [n, 4]
+    <data_source>/SurfaceSamples/<dataset>/<class>/<instance>.ply   points in the mesh's own frame
+    <data_source>/PartialSamples/<dataset>/<class>/<instance>.ply   the same, of a partial scan
+    <data_source>/NormalizationParameters/<dataset>/<class>/<instance>.npz   offset [3], scale [1]
+
+Rows of pos and neg are x, y, z, signed distance, normalised: (original + offset) * scale.
+SDF samples are memory-mapped where they lie, never read whole. Every random number follows from
+(seed, epoch, shape), so neither order nor interruption changes what is drawn.
+"""
+
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from plyfile import PlyData, PlyParseError
+from torch import Tensor
+
+from metasdf.errors import InputError
+from metasdf.files import read_json
+
+Task = dict[str, tuple[Tensor, Tensor]]
+
+SURFACE_FOLDER = {"levelset": "SurfaceSamples", "partial": "PartialSamples"}
+
+
+class ShapeName(NamedTuple):
+    """Where a shape stands in a split file and on disk."""
+
+    dataset: str
+    category: str
+    instance: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    def file(self, data_source: str | os.PathLike, folder: str, suffix: str) -> Path:
+        return Path(data_source, folder, self.dataset, self.category, self.instance + suffix)
+
+
+def read_split(path: str | os.PathLike) -> list[ShapeName]:
+    """The shapes of a split file, {dataset: {class: [instance, ...]}}, in file order."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(
+            f"{path}: split file not found; preprocess.py writes one for your own meshes, "
+            f"DeepSDF's and MetaSDF's repositories hold those of ShapeNet"
+        )
+    split = read_json(path)
+    try:
+        shapes = [
+            ShapeName(dataset, category, instance)
+            for dataset, categories in split.items()
+            for category, instances in categories.items()
+            for instance in instances
+        ]
+    except (AttributeError, TypeError):
+        raise InputError(f"{path}: is not of the form {{dataset: {{class: [name]}}}}") from None
+    for shape in shapes:
+        if not all(isinstance(part, str) and part not in ("", ".", "..") for part in shape) or any(
+            "/" in part or "\\" in part for part in shape
+        ):
+            raise InputError(f"{path}: {list(shape)!r} cannot name a shape's file")
+    if not shapes:
+        raise InputError(f"{path}: names no shapes")
+    return shapes
+
+
+def map_npz(path: Path, name: str) -> np.ndarray:
+    """Array `name` of an npz file, memory-mapped if stored uncompressed, else read.
+
+    InputError if the file is missing, truncated, no npz, or holds no such array of numbers.
+    """
+    member = name + ".npy"
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            info = archive.getinfo(member)
+            if info.compress_type != zipfile.ZIP_STORED:
+                return np.lib.format.read_array(stream, allow_pickle=False)
+            version = np.lib.format.read_magic(stream)
+            read_header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran_order, dtype = read_header(stream)
+            header_size = stream.tell()
+        if dtype.hasobject:
+            raise InputError(f"{path}: array {name!r} holds Python objects, not numbers")
+        with open(path, "rb") as file:
+            file.seek(info.header_offset + 26)
+            name_length, extra_length = np.frombuffer(file.read(4), "<u2")
+        start = info.header_offset + 30 + int(name_length) + int(extra_length) + header_size
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        order = "F" if fortran_order else "C"
+        return np.asarray(np.memmap(path, dtype, "r", start, shape, order))
+    except KeyError:
+        raise InputError(f"{path}: has no array {name!r}") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: file not found") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: is damaged or no npz file ({error})") from error
+
+
+def read_points(path: Path) -> np.ndarray:
+    """The vertices of a PLY file, (n, 3) float32, n >= 1; rows that are not finite are dropped."""
+    try:
+        vertices = PlyData.read(path)["vertex"]
+        points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float32)
+    except FileNotFoundError:
+        raise InputError(f"{path}: file not found") from None
+    except (PlyParseError, KeyError, ValueError, OSError) as error:
+        raise InputError(f"{path}: is damaged or has no vertices ({error})") from error
+    points = points[np.isfinite(points).all(axis=1)]
+    if len(points) == 0:
+        raise InputError(f"{path}: holds no points")
+    return points
+
+
+class Normalisation(NamedTuple):
+    """normalised = (original + offset) * scale; offset (3,) in mesh units, scale 1 / mesh unit."""
+
+    offset: np.ndarray
+    scale: float
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        return ((points + self.offset) * self.scale).astype(np.float32)
+
+    def invert(self, points: np.ndarray) -> np.ndarray:
+        return points / self.scale - self.offset
+
+
+def read_normalisation(data_source: str | os.PathLike, shape: ShapeName) -> Normalisation:
+    path = shape.file(data_source, "NormalizationParameters", ".npz")
+    offset = np.asarray(map_npz(path, "offset"), dtype=np.float64).reshape(-1)
+    scale = np.asarray(map_npz(path, "scale"), dtype=np.float64).reshape(-1)
+    if offset.shape != (3,) or scale.shape != (1,) or not scale[0] > 0:
+        raise InputError(f"{path}: offset must have 3 numbers, scale one above 0")
+    return Normalisation(offset, float(scale[0]))
+
+
+class Samples:
+    """One shape's data on disk, opened when first used.
+
+    InputError, naming the file, where something is missing or broken.
+    """
+
+    def __init__(self, data_source: str | os.PathLike, shape: ShapeName) -> None:
+        self.data_source = data_source
+        self.shape = shape
+
+    @cached_property
+    def signed(self) -> tuple[np.ndarray, np.ndarray]:
+        """pos and neg, each (n, 4) float32: x, y, z, signed distance; rows may hold NaN."""
+        path = self.shape.file(self.data_source, "SdfSamples", ".npz")
+        arrays = []
+        for name in ("pos", "neg"):
+            rows = map_npz(path, name)
+            if rows.ndim != 2 or rows.shape[1] != 4 or not np.issubdtype(rows.dtype, np.floating):
+                raise InputError(f"{path}: {name} is {rows.dtype} {list(rows.shape)}, want [n, 4]")
+            # Looking at the start is enough for all but odd files, and quick for thousands.
+            if not np.isfinite(rows[:1024]).all(axis=1).any() and not (
+                np.isfinite(rows).all(axis=1).any()
+            ):
+                raise InputError(f"{path}: {name} has no finite rows")
+            arrays.append(rows)
+        return arrays[0], arrays[1]
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        return read_normalisation(self.data_source, self.shape)
+
+    def surface(self, folder: str = "SurfaceSamples") -> np.ndarray:
+        """Points on the surface, (n, 3) float32, in the normalised frame."""
+        if folder not in self._surfaces:
+            points = read_points(self.shape.file(self.data_source, folder, ".ply"))
+            self._surfaces[folder] = self.normalisation.apply(points)
+        return self._surfaces[folder]
+
+    @cached_property
+    def _surfaces(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def check(self, context_mode: str) -> None:
+        """InputError if what a context mode needs is missing or broken."""
+        _ = self.signed
+        if context_mode in SURFACE_FOLDER:
+            path = self.shape.file(self.data_source, SURFACE_FOLDER[context_mode], ".ply")
+            if not path.is_file():
+                raise InputError(f"{path}: file not found")
+            _ = self.normalisation
+
+    def draw_signed(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Half of `count` rows from pos, half from neg, with replacement: (count, 4) float32."""
+        pos, neg = self.signed
+        half = count // 2
+        return np.concatenate([_draw_rows(pos, count - half, rng), _draw_rows(neg, half, rng)])
+
+    def draw_surface(self, count: int, rng: np.random.Generator, folder: str) -> np.ndarray:
+        """`count` surface points, with replacement only where there are fewer: (count, 3)."""
+        points = self.surface(folder)
+        return points[rng.choice(len(points), count, replace=count > len(points))]
+
+
+def _draw_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Uniform among the rows without NaN or infinity: those drawn are drawn anew."""
+    drawn = rows[rng.integers(len(rows), size=count)].astype(np.float32)
+    while True:
+        bad = np.flatnonzero(~np.isfinite(drawn).all(axis=1))
+        if len(bad) == 0:
+            return drawn
+        drawn[bad] = rows[rng.integers(len(rows), size=len(bad))]
+
+
+def draw_task(
+    samples: Samples,
+    context_mode: str,
+    sdf_samples: int,
+    surface_samples: int,
+    query: str,
+    rng: np.random.Generator,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """One task: context and query, each (x (n, 3), y (n, 1)) float32.
+
+    "dense": a random half of the SDF samples is context, and query is all of them, or with
+    query = "held_out" the other half. "levelset", "partial": surface points with distance 0 are
+    context, all SDF samples are query.
+    """
+    rows = samples.draw_signed(sdf_samples, rng)
+    if context_mode == "dense":
+        order = rng.permutation(len(rows))
+        context = rows[order[: len(rows) // 2]]
+        query_rows = rows if query == "all" else rows[order[len(rows) // 2 :]]
+    else:
+        points = samples.draw_surface(surface_samples, rng, SURFACE_FOLDER[context_mode])
+        context = np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1)
+        query_rows = rows
+    return {
+        "context": (context[:, :3], context[:, 3:]),
+        "query": (query_rows[:, :3], query_rows[:, 3:]),
+    }
+
+
+def check_shapes(
+    data_source: str | os.PathLike, shapes: Sequence[ShapeName], context_mode: str
+) -> tuple[list[Samples], dict[str, str]]:
+    """Open every shape's data: the usable ones, and the reason for each that is not, by name.
+
+    InputError if the data folder is missing or no shape is usable.
+    """
+    if not Path(data_source).is_dir():
+        raise InputError(f"data_source: {data_source} is not a folder; preprocess.py makes one")
+    usable, problems = [], {}
+
+    def check(shape: ShapeName) -> tuple[Samples, str | None]:
+        samples = Samples(data_source, shape)
+        try:
+            samples.check(context_mode)
+        except InputError as error:
+            return samples, str(error)
+        return samples, None
+
+    with ThreadPoolExecutor(8) as pool:
+        for samples, problem in pool.map(check, shapes):
+            if problem is None:
+                usable.append(samples)
+            else:
+                problems[str(samples.shape)] = problem
+    if not usable:
+        first = next(iter(problems.values()))
+        raise InputError(f"none of {len(shapes)} shapes can be used; the first: {first}")
+    return usable, problems
+
+
+class SDFDataset:
+    """The tasks of one split. `batches(epoch)` gives the same numbers whenever it is called.
+
+    samples: the usable shapes. curriculum: context_mode, SDFSamplesPerScene,
+    LevelsetSamplesPerScene, ScenesPerBatch, query and seed are used. stream: a number that sets
+    apart datasets that share a seed (training 0, validation 1).
+    """
+
+    def __init__(
+        self, samples: Sequence[Samples], curriculum: Mapping[str, Any], stream: int = 0
+    ) -> None:
+        self.samples = list(samples)
+        self.curriculum = curriculum
+        self.stream = stream
+
+    def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, index, 1])
+        return draw_task(
+            self.samples[index],
+            self.curriculum["context_mode"],
+            self.curriculum["SDFSamplesPerScene"],
+            self.curriculum["LevelsetSamplesPerScene"],
+            self.curriculum["query"],
+            rng,
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.samples) // self.curriculum["ScenesPerBatch"])
+
+    def batch(self, epoch: int, number: int) -> Task:
+        """Batch `number` of an epoch: context and query as (x [T, N, 3], y [T, N, 1])."""
+        shuffled = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, 0])
+        order = shuffled.permutation(len(self.samples))
+        size = self.curriculum["ScenesPerBatch"]
+        return stack([self.task(i, epoch) for i in order[number * size : (number + 1) * size]])
+
+    def batches(self, epoch: int) -> Iterator[Task]:
+        """The batches of one epoch, each drawn in the background while the last is used."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.batch, epoch, 0)
+            for number in range(1, self.batches_per_epoch + 1):
+                batch = ahead.result()
+                if number < self.batches_per_epoch:
+                    ahead = pool.submit(self.batch, epoch, number)
+                yield batch
+
+
+def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:
+    """Tasks of equal sizes -> one batch with a leading task dimension T."""
+    return {
+        part: tuple(torch.from_numpy(np.stack([task[part][i] for task in tasks])) for i in range(2))
+        for part in ("context", "query")
+    }
+
+
+def to_device(batch: Task, device: torch.device) -> Task:
+    """The batch's tensors on `device`."""
+    return {part: tuple(t.to(device, non_blocking=True) for t in xy) for part, xy in batch.items()}

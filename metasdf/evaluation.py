@@ -1,0 +1,275 @@
+"""How good reconstructions are: Chamfer distance per shape, with yardsticks beside it.
+
+The Chamfer distance is the original's: the SUM of the two mean SQUARED nearest distances between
+30000 points sampled on the reconstruction and the 30000 ground-truth surface points, in the
+frame of the original mesh. Yardsticks say what a number means: the sampling floor (truth against
+a second sample of the truth), the nearest training shape, and the un-adapted initialisation.
+"""
+
+import csv
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from scipy.spatial import cKDTree
+from tqdm import tqdm
+
+from metasdf.data import Normalisation, Samples, ShapeName, read_split
+from metasdf.errors import InputError
+from metasdf.files import atomic_path, read_json, write_json
+from metasdf.mesh import load_mesh, sample_surface
+from metasdf.reconstruction import RECORD, shape_rng
+
+SURFACE_POINTS = 30_000
+CONVENTION = (
+    "Chamfer: sum of both mean squared nearest distances, 30000 points each, original frame"
+)
+SCREENING_POINTS = 1000
+SCREENED = 5
+
+
+def chamfer(a: np.ndarray, b: np.ndarray) -> float:
+    """mean_a min_b |a - b|^2 + mean_b min_a |a - b|^2, for points (n, 3) and (m, 3)."""
+    a_to_b, _ = cKDTree(b).query(a, workers=-1)
+    b_to_a, _ = cKDTree(a).query(b, workers=-1)
+    return float(np.mean(a_to_b**2) + np.mean(b_to_a**2))
+
+
+def sampling_floor(truth: np.ndarray) -> float:
+    """What a perfect reconstruction would score: truth against a second sample of the truth.
+
+    The second sample is not on disk, so the truth (n, 3) is split in two. Squared nearest
+    distances on a surface fall as 1 / n, hence the half for n against n points.
+    """
+    order = np.random.default_rng(0).permutation(len(truth))
+    half = len(truth) // 2
+    return chamfer(truth[order[:half]], truth[order[half : 2 * half]]) / 2
+
+
+def mesh_chamfer(
+    mesh: trimesh.Trimesh,
+    normalisation: Normalisation,
+    truth: np.ndarray,
+    rng: np.random.Generator,
+) -> float:
+    """Chamfer of a mesh in the normalised frame against truth (n, 3) in the original frame."""
+    points, _ = sample_surface(mesh, SURFACE_POINTS, rng)
+    return chamfer(normalisation.invert(points), truth)
+
+
+class NearestShape:
+    """Finds the shape of a set that is closest to another in Chamfer distance.
+
+    The set is screened with few points; the most promising are measured with all of theirs.
+    """
+
+    def __init__(self, data_source: str | os.PathLike, shapes: Sequence[ShapeName]) -> None:
+        self.names, self.surfaces = [], []
+        for shape in shapes:
+            try:
+                self.surfaces.append(Samples(data_source, shape).surface())
+                self.names.append(str(shape))
+            except InputError as error:
+                print(f"left out: {shape}: {error}", file=sys.stderr)
+        if not self.surfaces:
+            raise InputError(f"{data_source}: no training shape has surface samples")
+
+    def find(self, truth: np.ndarray, normalisation: Normalisation) -> tuple[str, float]:
+        """Name and Chamfer of the nearest shape, laid over truth (n, 3) in its own frame."""
+        few = truth[:SCREENING_POINTS]
+        rough = [
+            chamfer(normalisation.invert(surface[:SCREENING_POINTS]), few)
+            for surface in self.surfaces
+        ]
+        distance, best = min(
+            (chamfer(normalisation.invert(self.surfaces[i]), truth), i)
+            for i in np.argsort(rough)[:SCREENED]
+        )
+        return self.names[best], distance
+
+
+def evaluate_folder(
+    folder: str | os.PathLike, data_source: str | None = None, nearest: bool = True
+) -> tuple[dict[str, Any], int]:
+    """Measure a folder that run_reconstruct.py wrote: its results, and how many shapes failed.
+
+    data_source: where the ground truth lies, if not where the reconstruction took its context.
+    nearest: also measure the nearest training shape. A shape without reconstruction or without
+    ground truth is reported and counted as failed; the others are measured all the same.
+    """
+    folder = Path(folder)
+    record = read_record(folder, data_source)
+    data_source = record["data_source"]
+    initialisation = None
+    if record["initialisation"]:
+        initialisation = load_mesh(folder / record["initialisation"])
+    training = None
+    if nearest and record["train_split"]:
+        training = NearestShape(data_source, read_split(record["train_split"]))
+    rows = []
+    progress = tqdm(record["shapes"], desc="evaluating", unit="shape", disable=None)
+    for entry in progress:
+        row = {**entry, "chamfer": None, "floor": None}
+        rows.append(row)
+        if row["error"]:
+            row["error"] = f"not reconstructed: {row['error']}"
+        else:
+            try:
+                row.update(measure(folder, data_source, entry, initialisation, training))
+            except InputError as error:
+                row["error"] = str(error)
+        if row["error"]:
+            progress.write(f"failed: {row['shape']}: {row['error']}", file=sys.stderr)
+    return summarise(rows), sum(1 for row in rows if row["error"])
+
+
+def measure(
+    folder: Path,
+    data_source: str,
+    entry: Mapping[str, Any],
+    initialisation: trimesh.Trimesh | None,
+    training: NearestShape | None,
+) -> dict[str, Any]:
+    """All distances of one reconstructed shape."""
+    shape = ShapeName(*entry["shape"].split("/"))
+    samples = Samples(data_source, shape)
+    normalisation = samples.normalisation
+    truth = normalisation.invert(samples.surface())
+    rng = shape_rng(0, shape)
+    result = {
+        "chamfer": mesh_chamfer(load_mesh(folder / entry["file"]), normalisation, truth, rng),
+        "floor": sampling_floor(truth),
+    }
+    if initialisation is not None:
+        result["initialisation_chamfer"] = mesh_chamfer(initialisation, normalisation, truth, rng)
+    if training is not None:
+        name, distance = training.find(truth, normalisation)
+        result |= {"nearest_training_shape": name, "nearest_training_chamfer": distance}
+    return result
+
+
+def read_record(folder: Path, data_source: str | None) -> dict[str, Any]:
+    """What to measure: reconstructions.json, or, without one, every mesh in the folder."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; run_reconstruct.py makes one")
+    if (folder / RECORD).exists():
+        record = read_json(folder / RECORD)
+        try:
+            return {
+                "shapes": record["shapes"],
+                "initialisation": record["initialisation"],
+                "data_source": data_source or record["curriculum"]["data_source"],
+                "train_split": record["curriculum"]["train_split"],
+            }
+        except (KeyError, TypeError):
+            raise InputError(
+                f"{folder / RECORD}: lacks entries; run run_reconstruct.py again"
+            ) from None
+    files = sorted(file.relative_to(folder) for file in folder.glob("*/*/*.ply"))
+    if not files:
+        raise InputError(
+            f"{folder}: holds neither {RECORD} nor <dataset>/<class>/<instance>.ply meshes"
+        )
+    if data_source is None:
+        raise InputError(f"{folder}: has no {RECORD}; say where the truth lies: --data_source DIR")
+    shapes = [
+        {"shape": file.with_suffix("").as_posix(), "file": str(file), "error": None}
+        for file in files
+    ]
+    return {
+        "shapes": shapes,
+        "initialisation": None,
+        "data_source": data_source,
+        "train_split": None,
+    }
+
+
+def statistics(values: Sequence[float]) -> dict[str, float] | None:
+    """Mean, median and standard deviation, or None of nothing."""
+    if not values:
+        return None
+    return {
+        "mean": float(np.mean(values)),
+        "median": float(np.median(values)),
+        "std": float(np.std(values)),
+    }
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Statistics of every measure over the shapes that have it, and the shapes themselves."""
+    measures = (
+        "chamfer",
+        "floor",
+        "initialisation_chamfer",
+        "nearest_training_chamfer",
+        "misclassified_percentage",
+        "adapt_seconds",
+    )
+    return {
+        "convention": CONVENTION,
+        "num_shapes": len(rows),
+        "num_failed": sum(1 for row in rows if row["error"]),
+        **{m: statistics([r[m] for r in rows if r.get(m) is not None]) for m in measures},
+        "shapes": list(rows),
+    }
+
+
+def metrics(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline numbers; None for what could not be measured."""
+
+    def mean(measure: str) -> float | None:
+        return result[measure] and result[measure]["mean"]
+
+    return {
+        "chamfer_mean": mean("chamfer"),
+        "chamfer_median": result["chamfer"] and result["chamfer"]["median"],
+        "chamfer_floor": mean("floor"),
+        "chamfer_nearest_training_shape": mean("nearest_training_chamfer"),
+        "chamfer_initialisation": mean("initialisation_chamfer"),
+        "misclassified_percentage": mean("misclassified_percentage"),
+        "adapt_seconds_per_shape": mean("adapt_seconds"),
+        "num_shapes": result["num_shapes"],
+        "num_failed": result["num_failed"],
+        "convention": result["convention"],
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The results for people: a line per shape, worst first, then the statistics."""
+    rows = [row for row in result["shapes"] if not row["error"]]
+    rows.sort(key=lambda row: -row["chamfer"])
+    width = max([len(row["shape"]) for row in rows] + [len("standard deviation")])
+
+    def line(name: str, *values: float | None) -> str:
+        cells = ["-" if value is None else f"{1e3 * value:.3f}" for value in values]
+        return f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
+
+    columns = ("chamfer", "floor", "nearest_training_chamfer", "initialisation_chamfer")
+    heads = ("Chamfer", "floor", "nearest", "init")
+    lines = [
+        f"{result['convention']}; here x 1e3",
+        f"{'shape':<{width}}" + "".join(f"{head:>12}" for head in heads),
+    ]
+    lines += [line(row["shape"], *(row.get(c) for c in columns)) for row in rows]
+    lines.append("-" * len(lines[1]))
+    for label, key in (("mean", "mean"), ("median", "median"), ("standard deviation", "std")):
+        lines.append(line(label, *(result[c] and result[c][key] for c in columns)))
+    lines.append(
+        f"{len(rows)} of {result['num_shapes']} shapes measured, {result['num_failed']} failed"
+    )
+    return "\n".join(lines)
+
+
+def write_results(folder: str | os.PathLike, result: Mapping[str, Any]) -> None:
+    """evaluation.json and evaluation.csv (a row per shape) in `folder`."""
+    folder = Path(folder)
+    write_json(folder / "evaluation.json", result)
+    columns = list(dict.fromkeys(key for row in result["shapes"] for key in row))
+    with atomic_path(folder / "evaluation.csv") as path, open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(result["shapes"])

@@ -1,0 +1,105 @@
+"""Losses between a network's output [T, N, c] and signed distances [T, N, 1], inside negative.
+
+Each loss gives `inner` per task [T], averaged over a task's points, so that what one task
+learns from its context does not depend on the others; and `outer`, one number for a batch.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metasdf.errors import InputError
+
+IGNORED_DISTANCE = -1.0  # a query target of exactly this has a known sign, an unknown distance
+
+
+class DistanceLoss(nn.Module):
+    """Mean |f - s| or (f - s)^2 over points, for networks with one output, the distance f.
+
+    inner, outer: "l1" or "l2".
+    """
+
+    out_features = 1
+    _distances: ClassVar = {"l1": torch.abs, "l2": torch.square}
+
+    def __init__(self, inner: str = "l1", outer: str = "l1") -> None:
+        super().__init__()
+        self._inner = self._distances[inner]
+        self._outer = self._distances[outer]
+
+    def inner(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return self._inner(prediction - target).mean(dim=(-2, -1))
+
+    def outer(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return self._outer(prediction - target).mean()
+
+    @staticmethod
+    def signed_distance(prediction: Tensor) -> Tensor:
+        return prediction[..., :1]
+
+
+class CompositeLoss(nn.Module):
+    """Sign and distance as two tasks weighed by learned uncertainties (MetaSDF sec. 4.1).
+
+    BCE / (2 s0^2) + L1 / (2 s1^2) + log(s0 s1), where channel 0 of the network is the logit of
+    "outside", channel 1 the signed distance, and s = (s0, s1) starts at 1. The inner and the
+    outer loss each learn their own pair (Kendall et al. 2018). The outer L1 term leaves out
+    queries whose target is exactly -1.
+    """
+
+    out_features = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigma = nn.Parameter(torch.ones(2))
+        self.sigma_outer = nn.Parameter(torch.ones(2))
+
+    def inner(self, prediction: Tensor, target: Tensor) -> Tensor:
+        bce, l1 = self._terms(prediction, target)
+        return self._weigh(bce.mean(dim=-1), l1.mean(dim=-1), self.sigma)
+
+    def outer(self, prediction: Tensor, target: Tensor) -> Tensor:
+        bce, l1 = self._terms(prediction, target)
+        known = (target[..., 0] != IGNORED_DISTANCE).to(l1.dtype)
+        l1 = (l1 * known).sum() / known.sum().clamp(min=1)
+        return self._weigh(bce.mean(), l1, self.sigma_outer)
+
+    @staticmethod
+    def _terms(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        target = target[..., 0]
+        outside = (target > 0).to(prediction.dtype)
+        bce = F.binary_cross_entropy_with_logits(prediction[..., 0], outside, reduction="none")
+        return bce, (prediction[..., 1] - target).abs()
+
+    @staticmethod
+    def _weigh(bce: Tensor, l1: Tensor, sigma: Tensor) -> Tensor:
+        return bce / (2 * sigma[0] ** 2) + l1 / (2 * sigma[1] ** 2) + torch.log(sigma.prod())
+
+    @staticmethod
+    def signed_distance(prediction: Tensor) -> Tensor:
+        """sign(channel 0) |channel 1|, [..., 1]."""
+        return torch.sign(prediction[..., :1]) * prediction[..., 1:2].abs()
+
+
+TRAINING_MODES = ("multitask", "l1", "l2")
+
+
+def build_loss(training_mode: str) -> DistanceLoss | CompositeLoss:
+    """ "multitask": composite inside and outside. "l1", "l2": that loss inside, L1 outside."""
+    if training_mode == "multitask":
+        return CompositeLoss()
+    if training_mode in ("l1", "l2"):
+        return DistanceLoss(inner=training_mode, outer="l1")
+    choices = ", ".join(TRAINING_MODES)
+    raise InputError(f"training_mode: {training_mode!r} is unknown; choose one of {choices}")
+
+
+def misclassified_percentage(prediction: Tensor, target: Tensor) -> Tensor:
+    """Share of points, in %, on the wrong side: sign(channel 0) != sign(signed distance).
+
+    Channel 0 is the sign logit of a composite network and the distance of any other.
+    """
+    wrong = torch.sign(prediction[..., 0]) != torch.sign(target[..., 0])
+    return 100 * wrong.float().mean()

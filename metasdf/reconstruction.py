@@ -1,0 +1,240 @@
+"""Adapted field -> SDF grid -> marching cubes -> mesh, for one shape and for a whole split."""
+
+import math
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from skimage.measure import marching_cubes
+from torch import Tensor
+from tqdm import tqdm
+
+from metasdf.data import Samples, ShapeName, draw_task, read_split, stack, to_device
+from metasdf.device import synchronize
+from metasdf.errors import InputError
+from metasdf.files import atomic_path, write_json
+from metasdf.losses import misclassified_percentage
+from metasdf.maml import MetaSDF
+from metasdf.networks import Params
+
+RECORD = "reconstructions.json"
+INITIALISATION = "initialisation.ply"
+POINTS_PER_CALL = 2**13  # small enough for the processor's caches
+
+
+class NoSurfaceError(ValueError):
+    """A field has one sign everywhere on the grid, so there is nothing to mesh."""
+
+
+def grid_points(start: int, stop: int, resolution: int) -> Tensor:
+    """Points start ... stop-1 of the lattice over [-1, 1]^3, (n, 3) float32; z runs fastest.
+
+    Computed from integer indices: point (i, j, k) is exactly -1 + 2 (i, j, k) / (resolution - 1).
+    """
+    flat = torch.arange(start, stop)
+    index = torch.stack(
+        [
+            torch.div(flat, resolution**2, rounding_mode="floor"),
+            torch.div(flat, resolution, rounding_mode="floor") % resolution,
+            flat % resolution,
+        ],
+        dim=1,
+    )
+    return (index.double() * (2 / (resolution - 1)) - 1).float()
+
+
+@torch.no_grad()
+def evaluate_grid(
+    field: Callable[[Tensor], Tensor], resolution: int, device: torch.device
+) -> np.ndarray:
+    """Signed distances on the lattice, (resolution,)*3 float32. field: (n, 3) -> (n,)."""
+    total = resolution**3
+    values = np.empty(total, np.float32)
+    for start in range(0, total, POINTS_PER_CALL):
+        stop = min(start + POINTS_PER_CALL, total)
+        points = grid_points(start, stop, resolution).to(device)
+        values[start:stop] = field(points).float().cpu().numpy()
+    return values.reshape(resolution, resolution, resolution)
+
+
+def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
+    """The zero level set of signed distances on the lattice over [-1, 1]^3, by marching cubes.
+
+    Faces are oriented outward. A surface that touches the lattice's border is closed there.
+    NoSurfaceError if no sign change, or values that are not numbers, leave nothing to mesh.
+    """
+    if not np.isfinite(grid).all():
+        raise NoSurfaceError("the field has values that are not finite")
+    if grid.min() >= 0 or grid.max() <= 0:
+        side = "outside" if grid.min() >= 0 else "inside"
+        raise NoSurfaceError(f"the field is {side} everywhere: no zero crossing")
+    spacing = 2 / (len(grid) - 1)
+    closed = np.pad(grid, 1, constant_values=spacing)  # one layer of outside
+    vertices, faces, _, _ = marching_cubes(closed, level=0.0)
+    vertices = (vertices.astype(np.float64) - 1) * spacing - 1
+    return trimesh.Trimesh(vertices, faces[:, ::-1], process=False)
+
+
+def mesh_field(
+    model: MetaSDF, params: Params, resolution: int, device: torch.device
+) -> trimesh.Trimesh:
+    """Mesh one adapted network (`params` with a leading task dimension of 1)."""
+    return extract_mesh(
+        evaluate_grid(
+            lambda x: model.signed_distance(x.unsqueeze(0), params)[0, :, 0], resolution, device
+        )
+    )
+
+
+def shape_rng(seed: int, shape: ShapeName) -> np.random.Generator:
+    """Random numbers of one shape: they do not depend on which others are reconstructed."""
+    return np.random.default_rng([seed, zlib.crc32(str(shape).encode())])
+
+
+def reconstruct_shape(
+    model: MetaSDF, curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device
+) -> tuple[trimesh.Trimesh, dict[str, Any]]:
+    """Adapt to one shape and mesh it; the mesh, in the normalised frame, and its record.
+
+    The record holds adapt_seconds, mesh_seconds and misclassified_percentage on samples that
+    were not in the context, half of them outside, half inside.
+    """
+    dense = curriculum["context_mode"] == "dense"
+    task = draw_task(
+        Samples(curriculum["data_source"], shape),
+        curriculum["context_mode"],
+        sdf_samples=curriculum["reconstruction_sdf_samples"],
+        surface_samples=curriculum["reconstruction_levelset_samples"],
+        query="held_out" if dense else "all",
+        rng=shape_rng(curriculum["seed"], shape),
+    )
+    batch = to_device(stack([task]), device)
+    synchronize(device)
+    start = time.perf_counter()
+    params = model.adapt(batch["context"], curriculum["reconstruction_steps"])
+    synchronize(device)
+    adapted = time.perf_counter()
+    query_x, query_y = batch["query"]
+    with torch.no_grad():
+        misclassified = misclassified_percentage(model.predict(query_x, params), query_y).item()
+    before_mesh = time.perf_counter()
+    mesh = mesh_field(model, params, curriculum["resolution"], device)
+    return mesh, {
+        "adapt_seconds": adapted - start,
+        "mesh_seconds": time.perf_counter() - before_mesh,
+        "misclassified_percentage": misclassified,
+    }
+
+
+def write_ply(path: str | os.PathLike, mesh: trimesh.Trimesh) -> None:
+    """Write a mesh as binary PLY, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(trimesh.exchange.ply.export_ply(mesh))
+
+
+def reconstruct_split(
+    model: MetaSDF,
+    curriculum: Mapping[str, Any],
+    device: torch.device,
+    checkpoint: str = "",
+    trajectories: int = 0,
+) -> int:
+    """Reconstruct the test split below reconstruction_output_dir.
+
+    Writes `<dataset>/<class>/<instance>.ply`, the un-adapted initialisation as a mesh, and
+    reconstructions.json, the record of all. For the first `trajectories` shapes the mesh after
+    each inner step is written too, below `steps/`. A shape that fails is reported by name and
+    the run goes on. Returns how many failed.
+    """
+    output = Path(curriculum["reconstruction_output_dir"])
+    shapes = read_split(curriculum["test_split"])
+    if not Path(curriculum["data_source"]).is_dir():
+        raise InputError(f"data_source: {curriculum['data_source']} is not a folder")
+    records = []
+    model = model.to(device).eval()
+    resolution = curriculum["resolution"]
+    progress = tqdm(shapes, desc="reconstructing", unit="shape", disable=None)
+    for shape in progress:
+        record = {"shape": str(shape), "file": None, "error": None}
+        records.append(record)
+        try:
+            mesh, measured = reconstruct_shape(model, curriculum, shape, device)
+        except (InputError, NoSurfaceError) as error:
+            record["error"] = str(error)
+            progress.write(f"failed: {shape}: {error}", file=sys.stderr)
+            continue
+        record.update(measured, file=f"{shape}.ply")
+        write_ply(output / record["file"], mesh)
+    has_initialisation = write_initialisation(model, output, resolution, device)
+    done = [shape for shape, r in zip(shapes, records, strict=True) if not r["error"]]
+    for shape in done[:trajectories]:
+        write_trajectory(model, curriculum, shape, output, device)
+    write_json(
+        output / RECORD,
+        {
+            "checkpoint": str(checkpoint),
+            "curriculum": dict(curriculum),
+            "device": str(device),
+            "initialisation": INITIALISATION if has_initialisation else None,
+            "trajectories": [str(shape) for shape in done[:trajectories]],
+            "shapes": records,
+        },
+    )
+    print(summary(records, output))
+    return len(shapes) - len(done)
+
+
+def write_initialisation(
+    model: MetaSDF, output: Path, resolution: int, device: torch.device
+) -> bool:
+    """Mesh the learned initialisation as it is, before any step; False if it has no surface."""
+    nothing = torch.zeros(1, 1, 3, device=device), torch.zeros(1, 1, 1, device=device)
+    try:
+        mesh = mesh_field(model, model.adapt(nothing, 0), resolution, device)
+    except NoSurfaceError:
+        return False
+    write_ply(output / INITIALISATION, mesh)
+    return True
+
+
+def write_trajectory(
+    model: MetaSDF,
+    curriculum: Mapping[str, Any],
+    shape: ShapeName,
+    output: Path,
+    device: torch.device,
+) -> None:
+    """Mesh a shape after 0, 1, ... K inner steps, below `steps/`; steps without surface lack."""
+    last = curriculum["reconstruction_steps"]
+    last = model.num_steps if last is None else last
+    for k in range(last + 1):
+        try:
+            mesh, _ = reconstruct_shape(
+                model, {**curriculum, "reconstruction_steps": k}, shape, device
+            )
+        except NoSurfaceError:
+            continue
+        write_ply(output / "steps" / f"{shape}_{k}.ply", mesh)
+
+
+def summary(records: Sequence[Mapping[str, Any]], output: Path) -> str:
+    """A few lines for people."""
+    done = [r for r in records if not r["error"]]
+    lines = [f"reconstructed {len(done)} of {len(records)} shapes: {output}"]
+    if done:
+
+        def mean(key: str) -> float:
+            return math.fsum(r[key] for r in done) / len(done)
+
+        lines.append(
+            f"per shape: adapt {mean('adapt_seconds'):.3f} s, mesh {mean('mesh_seconds'):.2f} s; "
+            f"{mean('misclassified_percentage'):.2f} % of unseen samples misclassified"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,105 @@
+"""Paths and data shared by the tests."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from metasdf.preprocessing import write_normalisation, write_points, write_sdf_samples
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("METASDF_SHARED", ROOT.parent / "shared"))
+
+
+def shared(*parts: str) -> Path:
+    """A path to real data outside the project; the test is skipped, saying so, where absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"real data is absent: {path} (set METASDF_SHARED to its folder)")
+    return path
+
+
+def run_script(script: str, *arguments: object, cwd: Path | None = None, check: bool = True):
+    """Run a script of 3D/scripts as a user would; its output as text."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "3D" / "scripts" / script), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def write_sphere(folder: Path, name: str, radius: float, count: int = 4000) -> None:
+    """An ideal shape in DeepSDF's format: a sphere around (1, 2, 3), normalised by scale 2."""
+    rng = np.random.default_rng(int(radius * 1000))
+    x = rng.uniform(-1, 1, (count, 3))
+    distance = np.linalg.norm(x, axis=1, keepdims=True) - radius
+    rows = np.concatenate([x, distance], axis=1).astype(np.float32)
+    path = f"made/spheres/{name}"
+    write_sdf_samples(
+        folder / "SdfSamples" / f"{path}.npz", rows[rows[:, 3] > 0], rows[rows[:, 3] <= 0]
+    )
+    offset, scale = np.array([-1.0, -2.0, -3.0], np.float32), 2.0
+    write_normalisation(folder / "NormalizationParameters" / f"{path}.npz", offset, scale)
+    direction = rng.normal(size=(30_000, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    surface = radius * direction / scale - offset
+    write_points(folder / "SurfaceSamples" / f"{path}.ply", surface)
+
+
+@pytest.fixture(scope="session")
+def spheres(tmp_path_factory) -> Path:
+    """A data folder with six spheres, four to train on, and a curriculum file for them."""
+    folder = tmp_path_factory.mktemp("spheres")
+    radii = {"a": 0.4, "b": 0.5, "c": 0.6, "d": 0.7, "e": 0.45, "f": 0.65}
+    for name, radius in radii.items():
+        write_sphere(folder, name, radius)
+    for split, names in (("train", "abcd"), ("test", "ef")):
+        (folder / f"{split}.json").write_text(json.dumps({"made": {"spheres": list(names)}}))
+    return folder
+
+
+def sphere_arguments(spheres: Path, output: Path, **overrides: object) -> list[str]:
+    """Command-line overrides that make any curriculum a tiny one on the spheres."""
+    keys = {
+        "data_source": spheres,
+        "train_split": spheres / "train.json",
+        "val_split": spheres / "test.json",
+        "test_split": spheres / "test.json",
+        "output_dir": output,
+        "reconstruction_output_dir": output / "reconstructions",
+        "network": "relu",
+        "hidden_layers": 1,
+        "hidden_features": 32,
+        "num_meta_steps": 2,
+        "SDFSamplesPerScene": 256,
+        "LevelsetSamplesPerScene": 128,
+        "ScenesPerBatch": 2,
+        "num_epochs": 4,
+        "lr": 1e-3,
+        "reconstruction_sdf_samples": 2000,
+        "resolution": 24,
+        **overrides,
+    }
+    return [text for key, value in keys.items() for text in (f"--{key}", str(value))]
+
+
+def icosphere(radius: float) -> trimesh.Trimesh:
+    return trimesh.creation.icosphere(subdivisions=4, radius=radius)

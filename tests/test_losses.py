@@ -1,0 +1,59 @@
+"""Losses are the published formulas."""
+
+import math
+
+import pytest
+import torch
+
+from metasdf.errors import InputError
+from metasdf.losses import CompositeLoss, DistanceLoss, build_loss, misclassified_percentage
+
+
+def test_inner_distance_losses_average_over_points_per_task():
+    prediction = torch.tensor([[[1.0], [3.0]], [[0.0], [0.0]]])
+    target = torch.zeros(2, 2, 1)
+    assert DistanceLoss("l1").inner(prediction, target).tolist() == [2.0, 0.0]
+    assert DistanceLoss("l2").inner(prediction, target).tolist() == [5.0, 0.0]
+    assert DistanceLoss("l2", "l1").outer(prediction, target).item() == 1.0
+
+
+def composite_by_hand(logit, distance, target, s0, s1):
+    bce = math.log1p(math.exp(-logit if target > 0 else logit))
+    return bce / (2 * s0**2) + abs(distance - target) / (2 * s1**2) + math.log(s0 * s1)
+
+
+def test_composite_loss_is_the_uncertainty_weighted_sum():
+    loss = CompositeLoss()
+    with torch.no_grad():
+        loss.sigma.copy_(torch.tensor([0.5, 2.0]))
+        loss.sigma_outer.copy_(torch.tensor([1.5, 0.7]))
+    prediction, target = torch.tensor([[[0.3, 0.2]]]), torch.tensor([[[-0.4]]])
+    inner, outer = loss.inner(prediction, target), loss.outer(prediction, target)
+    assert inner.item() == pytest.approx(composite_by_hand(0.3, 0.2, -0.4, 0.5, 2.0))
+    assert outer.item() == pytest.approx(composite_by_hand(0.3, 0.2, -0.4, 1.5, 0.7))
+
+
+def test_outer_composite_ignores_distances_of_exactly_minus_one():
+    loss = CompositeLoss()
+    prediction = torch.tensor([[[2.0, 0.5], [-2.0, 9.0]]])
+    target = torch.tensor([[[0.3], [-1.0]]])
+    bce = math.log1p(math.exp(-2.0))
+    assert loss.outer(prediction, target).item() == pytest.approx(bce / 2 + 0.2 / 2)
+
+
+def test_a_composite_network_means_sign_times_distance():
+    prediction = torch.tensor([[[-3.0, 0.2], [4.0, -0.1]]])
+    assert CompositeLoss.signed_distance(prediction).flatten().tolist() == pytest.approx(
+        [-0.2, 0.1]
+    )
+
+
+def test_misclassified_percentage_counts_wrong_signs():
+    prediction = torch.tensor([[[1.0], [-1.0], [1.0], [-1.0]]])
+    target = torch.tensor([[[0.1], [0.1], [0.1], [-0.1]]])
+    assert misclassified_percentage(prediction, target).item() == 25.0
+
+
+def test_an_unknown_training_mode_is_an_input_error():
+    with pytest.raises(InputError, match="choose one of multitask, l1, l2"):
+        build_loss("l3")

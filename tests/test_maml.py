@@ -1,0 +1,199 @@
+"""The inner loop is gradient descent; the outer gradient is exact; tasks stay apart."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+from metasdf.losses import build_loss
+from metasdf.maml import STEP_SIZE_TYPES, MetaSDF
+from metasdf.networks import CoordinateNetwork, meta_parameters
+
+
+def build(kind="per_parameter", mode="multitask", network="siren", num_steps=3, **options):
+    loss = build_loss(mode)
+    net = CoordinateNetwork(network, 3, loss.out_features, hidden_features=8, hidden_layers=1)
+    return MetaSDF(net, loss, kind, num_steps, initial_step_size=1e-2, **options)
+
+
+def tasks(count=3, points=20, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(count, points, 3, generator=generator, dtype=dtype) * 2 - 1
+    radius = torch.linspace(0.4, 0.8, count, dtype=dtype).view(-1, 1, 1)
+    return x, x.norm(dim=-1, keepdim=True) - radius
+
+
+def outer_loss(model, context, query):
+    return model.loss.outer(model(context, query[0]), query[1])
+
+
+@pytest.mark.parametrize("kind", STEP_SIZE_TYPES)
+def test_inner_loop_equals_an_sgd_loop_on_a_copy(kind):
+    model = build(kind)
+    with torch.no_grad():
+        for p in model.step_sizes.parameters():
+            p.mul_(torch.rand_like(p) + 0.5)
+    context = tasks(1)
+    adapted = model.eval().adapt(context)
+    alone = copy.deepcopy(model.network)
+    names = [name for name, _ in alone.named_parameters()]
+    for step in model.step_sizes.steps(3):
+        loss = model.loss.inner(alone(context[0][0]), context[1][0])
+        gradients = torch.autograd.grad(loss, list(alone.parameters()))
+        with torch.no_grad():
+            for name, p, g in zip(names, alone.parameters(), gradients, strict=True):
+                p -= step[name] * g
+    for name, p in alone.named_parameters():
+        torch.testing.assert_close(adapted[name][0], p.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [*itertools.product(STEP_SIZE_TYPES, ["multitask"]), ("global", "l2")]
+)
+def test_meta_gradients_equal_finite_differences(kind, mode):
+    model = build(kind, mode).double()
+    context, query = tasks(dtype=torch.double), tasks(points=15, dtype=torch.double)
+    outer_loss(model, context, query).backward()
+    learned = {n: p for n, p in model.named_parameters() if p.grad is not None}
+    direction = {n: torch.randn_like(p) for n, p in learned.items()}
+    expected = sum((p.grad * direction[n]).sum().item() for n, p in learned.items())
+    epsilon, values = 1e-6, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for n, p in learned.items():
+                p += sign * epsilon * direction[n]
+        values.append(outer_loss(model, context, query).item())
+        with torch.no_grad():
+            for n, p in learned.items():
+                p -= sign * epsilon * direction[n]
+    assert (values[0] - values[1]) / (2 * epsilon) == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_learned_number_receives_a_gradient():
+    for kind in STEP_SIZE_TYPES:
+        model = build(kind)
+        outer_loss(model, tasks(), tasks()).backward()
+        assert all(p.grad is not None for p in model.parameters()), kind
+
+
+def test_adapting_lowers_the_error_on_the_context():
+    model = build("static", "l2").eval()
+    context = tasks()
+    before = model.loss.inner(model.predict(context[0], model.adapt(context, 0)), context[1])
+    after = model.loss.inner(model.predict(context[0], model.adapt(context, 20)), context[1])
+    assert (after < 0.5 * before).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tasks_never_influence_one_another(training):
+    model = build().train(training)
+    x, y = tasks(32)
+    together = model.adapt((x, y))
+    for t in (0, 13, 31):
+        alone = model.adapt((x[t : t + 1], y[t : t + 1]))
+        for name, p in together.items():
+            torch.testing.assert_close(p[t], alone[name][0], rtol=1e-5, atol=1e-7)
+
+
+def test_the_callers_context_is_left_as_it_was():
+    model, (x, y) = build(), tasks()
+    before = x.clone(), y.clone()
+    model.adapt((x, y))
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+    assert not x.requires_grad
+
+
+def test_inference_builds_no_graph():
+    for model in (build().eval(), build()):
+        with torch.set_grad_enabled(not model.training):
+            adapted = model.adapt(tasks())
+        assert all(not p.requires_grad and p.grad_fn is None for p in adapted.values())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_inference_gives_the_same_weights_as_training():
+    model, context = build(), tasks()
+    training = model.adapt(context)
+    inference = model.eval().adapt(context)
+    for name in training:
+        torch.testing.assert_close(training[name].detach(), inference[name])
+
+
+def second_derivatives(model):
+    """How often autograd differentiates a gradient while the meta-gradient is formed."""
+    loss = outer_loss(model, tasks(), tasks())
+    seen, stack = set(), [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [parent for parent, _ in node.next_functions]
+    return sum(
+        "BackwardBackward" in type(node).__name__ or "Sign" in type(node).__name__ for node in seen
+    ), len(seen)
+
+
+def test_first_order_forms_no_second_derivatives():
+    _, full = second_derivatives(build())
+    _, first = second_derivatives(build(first_order=True))
+    _, none = second_derivatives(build(num_steps=1, first_order=True))
+    assert first < full / 2
+    # One more inner step costs one subtraction and one product per weight tensor, no more.
+    weights = len(meta_parameters(build().network))
+    assert (first - none) / 2 <= 4 * weights
+
+
+def test_first_order_gradient_is_the_gradient_at_the_adapted_weights():
+    model = build("global", "l2", first_order=True)
+    context, query = tasks(), tasks(points=15)
+    outer_loss(model, context, query).backward()
+    adapted = {n: p.detach().requires_grad_() for n, p in model.adapt(context).items()}
+    loss = model.loss.outer(model.predict(query[0], adapted), query[1])
+    gradients = torch.autograd.grad(loss, list(adapted.values()))
+    for (name, p), g in zip(meta_parameters(model.network).items(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, g.sum(dim=0), msg=name)
+
+
+def test_first_and_second_order_adapt_alike_but_learn_differently():
+    second, first = build(), build(first_order=True)
+    first.load_state_dict(second.state_dict())
+    context, query = tasks(), tasks()
+    for name, p in first.adapt(context).items():
+        torch.testing.assert_close(p, second.adapt(context)[name])
+    outer_loss(second, context, query).backward()
+    outer_loss(first, context, query).backward()
+    a, b = (m.network.net[0].weight.grad for m in (first, second))
+    assert not torch.allclose(a, b, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["per_step", "per_parameter"])
+def test_extra_steps_repeat_the_last_learned_step_size(kind):
+    sizes = build(kind).step_sizes
+    with torch.no_grad():
+        for i, p in enumerate(sizes.parameters()):
+            p.fill_(i + 1.0)
+    steps = sizes.steps(5)
+    for name in sizes.names:
+        assert torch.equal(steps[4][name], steps[2][name])
+        assert torch.equal(steps[3][name], steps[2][name])
+        assert not torch.equal(steps[2][name], steps[1][name])
+
+
+def test_the_originals_rule_for_extra_steps_is_an_option():
+    sizes = build("per_parameter", original_extra_steps=True).step_sizes
+    assert all(s.item() == pytest.approx(1e-2) for step in sizes.steps(4) for s in step.values())
+    assert sizes.steps(3)[0]["net.0.weight"].shape == (8, 3)
+
+
+def test_a_weight_the_loss_does_not_reach_stays_as_it_is():
+    class WithSpare(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(3, 1)
+            self.spare = torch.nn.Parameter(torch.ones(2))
+
+    model = MetaSDF(WithSpare(), build_loss("l1"), "global", 2, 1e-2)
+    adapted = model.adapt(tasks())
+    assert torch.equal(adapted["spare"], torch.ones(3, 2))
+    assert not torch.equal(adapted["weight"][0], adapted["weight"][1])
