@@ -231,4 +231,10 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def _parser(name: str, key: Key) -> Callable[[str], Any]:
-    return lambda text: key.parse(name, text)
+    def parse(text: str) -> Any:
+        try:
+            return key.parse(name, text)
+        except InputError as error:  # argparse would replace the message of a ValueError
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse

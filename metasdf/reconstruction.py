@@ -76,10 +76,11 @@ def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
         side = "outside" if grid.min() >= 0 else "inside"
         raise NoSurfaceError(f"the field is {side} everywhere: no zero crossing")
     spacing = 2 / (len(grid) - 1)
-    closed = np.pad(grid, 1, constant_values=spacing)  # one layer of outside
+    # One layer of outside, so far out that what touches the border is cut off right there.
+    closed = np.pad(grid, 1, constant_values=1e4 * np.abs(grid).max())
     vertices, faces, _, _ = marching_cubes(closed, level=0.0)
     vertices = (vertices.astype(np.float64) - 1) * spacing - 1
-    return trimesh.Trimesh(vertices, faces[:, ::-1], process=False)
+    return trimesh.Trimesh(vertices, faces, process=False)
 
 
 def mesh_field(

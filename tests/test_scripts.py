@@ -1,0 +1,93 @@
+"""The commands, as a user types them."""
+
+import json
+import runpy
+import sys
+
+import pytest
+
+from conftest import ROOT, run_script, sphere_arguments
+
+
+def run_here(script, *arguments, monkeypatch):
+    """Run a script in this process, which saves the seconds that importing torch takes."""
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "3D" / "scripts" / script), run_name="__main__")
+    return caught.value.code or 0
+
+
+SCRIPTS = ("run_train.py", "run_reconstruct.py", "run_eval.py", "preprocess.py")
+
+
+def test_meshes_to_measured_reconstructions_from_any_folder(spheres, tmp_path):
+    arguments = [
+        "tables_tiny",
+        *sphere_arguments(spheres, tmp_path / "out", num_epochs=30, lr=2e-3),
+    ]
+    trained = run_script("run_train.py", *arguments, cwd=tmp_path)
+    assert "trained 30 epochs" in trained.stdout
+    assert trained.stderr == ""  # no progress bar where nobody watches
+
+    checkpoint = "out/checkpoints/latest.pth"  # relative to where the user stands
+    run_script("run_reconstruct.py", *arguments, "--checkpoint", checkpoint, cwd=tmp_path)
+    folder = tmp_path / "out" / "reconstructions"
+    evaluated = run_script(
+        "run_eval.py",
+        "out/reconstructions",
+        *("--metrics", "metrics.json", "--gallery", "gallery.png"),
+        cwd=tmp_path,
+    )
+    assert "2 of 2 shapes measured, 0 failed" in evaluated.stdout
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["num_shapes"] == 2
+    assert 0 < metrics["chamfer_floor"] < metrics["chamfer_mean"]
+    assert metrics["chamfer_mean"] < 0.3 * metrics["chamfer_initialisation"]
+    assert json.loads((folder / "evaluation.json").read_text())["num_failed"] == 0
+    assert (folder / "evaluation.csv").read_text().count("\n") == 3
+    assert (tmp_path / "gallery.png").stat().st_size > 1000
+
+
+def test_a_missing_truth_is_told_by_the_exit_code(spheres, tmp_path):
+    folder = tmp_path / "reconstructions" / "made" / "spheres"
+    folder.mkdir(parents=True)
+    (folder / "nowhere.off").write_text("")
+    (folder / "absent.ply").write_bytes(b"ply\n")
+    result = run_script(
+        "run_eval.py", tmp_path / "reconstructions", "--data_source", spheres, check=False
+    )
+    assert result.returncode == 1
+    assert "failed: made/spheres/absent" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("run_train.py", ["table_tiny"], "did you mean tables_tiny"),
+        ("run_train.py", ["tables_tiny", "--SDFSamplesPerScen", "8"], "SDFSamplesPerScene"),
+        ("run_train.py", ["tables_tiny", "--num_epochs", "few"], "--num_epochs: 'few' is not"),
+        ("run_train.py", ["tables_tiny", "--device", "abacus"], "--device abacus: not available"),
+        ("run_train.py", ["planes_relu", "--data_source", "nowhere"], "planes_train.json"),
+        ("run_reconstruct.py", ["tables_tiny", "--checkpoint", "no.pth"], "no such checkpoint"),
+        ("run_reconstruct.py", ["tables_tiny"], "--checkpoint"),
+        ("run_eval.py", ["nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(
+    script, arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert run_here(script, *arguments, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_there_and_scripts_stay_thin(script, monkeypatch, capsys):
+    assert run_here(script, "--help", monkeypatch=monkeypatch) == 0
+    assert "usage" in capsys.readouterr().out
+    assert len((ROOT / "3D" / "scripts" / script).read_text().splitlines()) <= 100

@@ -1,0 +1,173 @@
+"""The outer loop learns, saves all it needs, and goes on as if never stopped."""
+
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import ROOT, sphere_arguments
+from metasdf.checkpoint import build_model, load_checkpoint, load_model
+from metasdf.curriculum import CommandLine, load_curriculum
+from metasdf.data import SDFDataset, stack
+from metasdf.errors import InputError
+from metasdf.training import outer_step, train, usable_split, validate
+
+CPU = torch.device("cpu")
+
+
+def curriculum(spheres, output, **overrides):
+    parser = CommandLine()
+    parser.add_curriculum_keys()
+    options = parser.parse(sphere_arguments(spheres, output, **overrides))
+    return load_curriculum(ROOT / "3D" / "curriculums.py", "tables_tiny", parser.overrides(options))
+
+
+def weights(output):
+    return load_checkpoint(output / "checkpoints" / "latest.pth")["model"]
+
+
+def assert_same(a, b):
+    assert list(a) == list(b)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_learns_spheres_it_has_not_seen(spheres, tmp_path):
+    options = curriculum(spheres, tmp_path, num_epochs=60, lr=2e-3, validate_every=60)
+    samples, _ = usable_split(options, "val_split")
+    data = SDFDataset(samples, options, stream=1)
+    torch.manual_seed(options["seed"])
+    untrained = build_model(options)
+    before, wrong_before = validate(untrained, data, CPU)
+    assert train(options, CPU) == 0
+    model, _ = load_model(tmp_path / "checkpoints" / "latest.pth")
+    after, wrong_after = validate(model, data, CPU)
+    assert after < 0.6 * before
+    assert wrong_after < 0.5 * wrong_before
+    assert wrong_after < 8
+
+
+def test_resumed_training_gives_the_same_weights_as_uninterrupted(spheres, tmp_path):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train(curriculum(spheres, straight), CPU)
+    train(curriculum(spheres, resumed, num_epochs=2), CPU)
+    half = weights(resumed)
+    torch.manual_seed(99)  # whatever was drawn in between does not matter
+    train(curriculum(spheres, resumed), CPU, load=True)
+    assert_same(weights(resumed), weights(straight))
+    assert any(not torch.equal(half[name], value) for name, value in weights(resumed).items())
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(spheres, tmp_path):
+    script = [sys.executable, ROOT / "3D" / "scripts" / "run_train.py", "tables_tiny"]
+    killed = sphere_arguments(spheres, tmp_path / "killed", num_epochs=40)
+    process = subprocess.Popen([*script, *killed], stdout=subprocess.DEVNULL)
+    latest = tmp_path / "killed" / "checkpoints" / "latest.pth"
+    while process.poll() is None and not latest.exists():
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    epoch = load_checkpoint(latest)["epoch"]
+    assert 0 < epoch < 40, "the run was not interrupted in its midst"
+    train(curriculum(spheres, tmp_path / "killed", num_epochs=40), CPU, load=True)
+    train(curriculum(spheres, tmp_path / "straight", num_epochs=40), CPU)
+    assert_same(weights(tmp_path / "killed"), weights(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize("mode", ["levelset", "dense"])
+@pytest.mark.parametrize("network", ["relu", "pe", "siren"])
+def test_every_network_trains_in_every_mode(spheres, tmp_path, network, mode):
+    options = curriculum(spheres, tmp_path, network=network, context_mode=mode, num_epochs=1)
+    assert train(options, CPU) == 0
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def test_losses_are_logged_under_the_originals_tags(spheres, tmp_path):
+    train(curriculum(spheres, tmp_path, num_epochs=3, validate_every=1), CPU)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    steps = {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert steps == {
+        "Loss/Train": [0, 1, 2, 3, 4, 5],
+        "Misclassified Percentage/Train": [0, 1, 2, 3, 4, 5],
+        "Loss/Val": [2, 4, 6],
+        "Misclassified Percentage/Val": [2, 4, 6],
+    }
+
+
+def test_numbered_checkpoints_stay_and_rebuild_themselves(spheres, tmp_path):
+    train(curriculum(spheres, tmp_path, checkpoint_every=2), CPU)
+    folder = tmp_path / "checkpoints"
+    assert sorted(file.name for file in folder.iterdir()) == ["0002.pth", "0004.pth", "latest.pth"]
+    model, saved = load_model(folder / "0002.pth")
+    assert saved["hidden_features"] == 32
+    assert not model.training
+    assert load_checkpoint(folder / "0002.pth")["epoch"] == 2
+
+
+def test_meta_gradients_are_clipped_by_value_and_adam_takes_the_step(spheres, tmp_path):
+    options = curriculum(spheres, tmp_path)
+    samples, _ = usable_split(options, "train_split")
+    data = SDFDataset(samples, options)
+    model = build_model(options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in model.parameters()]
+    outer_step(model, optimizer, stack([data.task(0, 0)]), gradient_clip=1e-4)
+    moved = [(p.detach() - q).abs().max() for p, q in zip(model.parameters(), before, strict=True)]
+    assert max(moved).item() == pytest.approx(1e-4, rel=0.01)
+
+
+def test_the_outer_step_size_is_halved_on_schedule(spheres, tmp_path):
+    train(curriculum(spheres, tmp_path, lr_decay_epochs=2, lr=1e-3), CPU)
+    state = load_checkpoint(tmp_path / "checkpoints" / "latest.pth")
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-3 / 4)
+
+
+def test_finished_work_is_not_overwritten_unasked(spheres, tmp_path):
+    options = curriculum(spheres, tmp_path, num_epochs=1)
+    train(options, CPU)
+    with pytest.raises(InputError, match=r"--load.*--overwrite"):
+        train(options, CPU)
+    train(options, CPU, overwrite=True)
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_key(spheres, tmp_path):
+    train(curriculum(spheres, tmp_path, num_epochs=1), CPU)
+    other = curriculum(spheres, tmp_path, hidden_features=16)
+    with pytest.raises(InputError, match="hidden_features = 32, not 16"):
+        train(other, CPU, load=True)
+
+
+def test_a_broken_shape_is_left_out_by_name_and_counted(spheres, tmp_path, capsys):
+    split = tmp_path / "train.json"
+    split.write_text('{"made": {"spheres": ["a", "absent", "b"]}}')
+    options = curriculum(spheres, tmp_path, train_split=split, num_epochs=1)
+    assert train(options, CPU) == 1
+    error = capsys.readouterr().err
+    assert "left out: made/spheres/absent" in error
+    assert "1 of 3 shapes left out" in error
+
+
+class Harmful:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code from a checkpoint was executed')",))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no checkpoint", pickle.dumps(Harmful(), 2), pickle.dumps({}, 2)]
+)
+def test_a_file_that_is_no_checkpoint_is_refused_and_never_executed(tmp_path, content):
+    file = tmp_path / "latest.pth"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"latest\.pth"):
+        load_model(file)
+
+
+def test_a_pickled_module_is_refused(tmp_path):
+    torch.save({"format": 1, "model": torch.nn.Linear(2, 2)}, tmp_path / "module.pth")
+    with pytest.raises(InputError, match="no checkpoint of ours"):
+        load_model(tmp_path / "module.pth")
