@@ -7,6 +7,7 @@ overridden on a command line as `--key value`.
 import argparse
 import difflib
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Key:
             raise InputError(f"{name}: {value!r} is a {type(value).__name__}, want {expected}")
         if self.choices and value not in self.choices:
             raise InputError(f"{name}: {value!r} is unknown; choose one of {listed(self.choices)}")
+        if self.type is float and not math.isfinite(value):
+            raise InputError(f"{name}: {value!r} is not a finite number")
         if self.minimum is not None and not value >= self.minimum:
             raise InputError(f"{name}: {value!r} is too small; the least is {self.minimum}")
         return value
@@ -179,8 +182,8 @@ def _curriculums(file: Path) -> dict[str, dict[str, Any]]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (OSError, SyntaxError, NameError) as error:
-        raise InputError(f"{file}: cannot be loaded ({error})") from error
+    except Exception as error:  # the user's own Python may raise anything
+        raise InputError(f"{file}: cannot be loaded ({error!r})") from error
     return {
         name: value
         for name, value in vars(module).items()

@@ -10,8 +10,11 @@ SDF samples are memory-mapped where they lie, never read whole. Every random num
 (seed, epoch, shape), so neither order nor interruption changes what is drawn.
 """
 
+import math
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -27,6 +30,12 @@ from metasdf.errors import InputError
 from metasdf.files import read_json
 
 Task = dict[str, tuple[Tensor, Tensor]]
+
+# What reading a damaged npz file raises: a flipped byte can look like a password or a long array.
+DAMAGED = (
+    *(OSError, ValueError, EOFError, OverflowError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 SURFACE_FOLDER = {"levelset": "SurfaceSamples", "partial": "PartialSamples"}
 
@@ -61,11 +70,14 @@ def read_split(path: str | os.PathLike) -> list[ShapeName]:
             for category, instances in categories.items()
             for instance in instances
         ]
+        lists = [part for categories in split.values() for part in categories.values()]
+        if not all(isinstance(part, list) for part in lists):
+            raise TypeError
     except (AttributeError, TypeError):
         raise InputError(f"{path}: is not of the form {{dataset: {{class: [name]}}}}") from None
     for shape in shapes:
         if not all(isinstance(part, str) and part not in ("", ".", "..") for part in shape) or any(
-            "/" in part or "\\" in part for part in shape
+            character in part for part in shape for character in "/\\\0"
         ):
             raise InputError(f"{path}: {list(shape)!r} cannot name a shape's file")
     if not shapes:
@@ -94,6 +106,8 @@ def map_npz(path: Path, name: str) -> np.ndarray:
             header_size = stream.tell()
         if dtype.hasobject:
             raise InputError(f"{path}: array {name!r} holds Python objects, not numbers")
+        if header_size + math.prod(shape) * dtype.itemsize != info.file_size:
+            raise InputError(f"{path}: array {name!r} is not as long as its header says")
         with open(path, "rb") as file:
             file.seek(info.header_offset + 26)
             name_length, extra_length = np.frombuffer(file.read(4), "<u2")
@@ -106,9 +120,9 @@ def map_npz(path: Path, name: str) -> np.ndarray:
         raise InputError(f"{path}: has no array {name!r}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except DAMAGED as error:
         raise InputError(f"{path}: is damaged or no npz file ({error})") from error
 
 
@@ -119,7 +133,7 @@ def read_points(path: Path) -> np.ndarray:
         points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float32)
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
-    except (PlyParseError, KeyError, ValueError, OSError) as error:
+    except (PlyParseError, KeyError, ValueError, OSError, MemoryError) as error:
         raise InputError(f"{path}: is damaged or has no vertices ({error})") from error
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) == 0:
@@ -142,11 +156,15 @@ class Normalisation(NamedTuple):
 
 def read_normalisation(data_source: str | os.PathLike, shape: ShapeName) -> Normalisation:
     path = shape.file(data_source, "NormalizationParameters", ".npz")
-    offset = np.asarray(map_npz(path, "offset"), dtype=np.float64).reshape(-1)
-    scale = np.asarray(map_npz(path, "scale"), dtype=np.float64).reshape(-1)
-    if offset.shape != (3,) or scale.shape != (1,) or not scale[0] > 0:
+    offset, scale = (map_npz(path, array).reshape(-1) for array in ("offset", "scale"))
+    numbers = all(np.issubdtype(array.dtype, np.floating) for array in (offset, scale))
+    if (
+        not (numbers and offset.shape == (3,) and scale.shape == (1,))
+        or not np.isfinite([*offset, *scale]).all()
+        or scale[0] <= 0
+    ):
         raise InputError(f"{path}: offset must have 3 numbers, scale one above 0")
-    return Normalisation(offset, float(scale[0]))
+    return Normalisation(offset.astype(np.float64), float(scale[0]))
 
 
 class Samples:
@@ -158,10 +176,16 @@ class Samples:
     def __init__(self, data_source: str | os.PathLike, shape: ShapeName) -> None:
         self.data_source = data_source
         self.shape = shape
+        self._read: tuple[np.ndarray, np.ndarray] | None = None  # compressed files, kept
 
-    @cached_property
+    @property
     def signed(self) -> tuple[np.ndarray, np.ndarray]:
-        """pos and neg, each (n, 4) float32: x, y, z, signed distance; rows may hold NaN."""
+        """pos and neg, each (n, 4) float32: x, y, z, signed distance; rows may hold NaN.
+
+        Mapped anew each time: a mapping keeps its file open, and a split has thousands.
+        """
+        if self._read is not None:
+            return self._read
         path = self.shape.file(self.data_source, "SdfSamples", ".npz")
         arrays = []
         for name in ("pos", "neg"):
@@ -169,11 +193,11 @@ class Samples:
             if rows.ndim != 2 or rows.shape[1] != 4 or not np.issubdtype(rows.dtype, np.floating):
                 raise InputError(f"{path}: {name} is {rows.dtype} {list(rows.shape)}, want [n, 4]")
             # Looking at the start is enough for all but odd files, and quick for thousands.
-            if not np.isfinite(rows[:1024]).all(axis=1).any() and not (
-                np.isfinite(rows).all(axis=1).any()
-            ):
+            if not _finite(rows[:1024]).any() and not _finite(rows).any():
                 raise InputError(f"{path}: {name} has no finite rows")
             arrays.append(rows)
+        if not any(isinstance(rows.base, np.memmap) for rows in arrays):
+            self._read = arrays[0], arrays[1]
         return arrays[0], arrays[1]
 
     @cached_property
@@ -195,10 +219,7 @@ class Samples:
         """InputError if what a context mode needs is missing or broken."""
         _ = self.signed
         if context_mode in SURFACE_FOLDER:
-            path = self.shape.file(self.data_source, SURFACE_FOLDER[context_mode], ".ply")
-            if not path.is_file():
-                raise InputError(f"{path}: file not found")
-            _ = self.normalisation
+            _ = self.surface(SURFACE_FOLDER[context_mode])
 
     def draw_signed(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Half of `count` rows from pos, half from neg, with replacement: (count, 4) float32."""
@@ -212,14 +233,20 @@ class Samples:
         return points[rng.choice(len(points), count, replace=count > len(points))]
 
 
+def _finite(rows: np.ndarray) -> np.ndarray:
+    """Which rows are finite as float32: (n,) bool."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(rows.astype(np.float32)).all(axis=1)
+
+
 def _draw_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Uniform among the rows without NaN or infinity: those drawn are drawn anew."""
     drawn = rows[rng.integers(len(rows), size=count)].astype(np.float32)
-    while True:
-        bad = np.flatnonzero(~np.isfinite(drawn).all(axis=1))
-        if len(bad) == 0:
-            return drawn
-        drawn[bad] = rows[rng.integers(len(rows), size=len(bad))]
+    bad = ~_finite(drawn)
+    if bad.any():
+        good = np.flatnonzero(_finite(rows))
+        drawn[bad] = rows[good[rng.integers(len(good), size=bad.sum())]]
+    return drawn
 
 
 def draw_task(
@@ -298,7 +325,8 @@ class SDFDataset:
         self.stream = stream
 
     def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, index, 1])
+        name = zlib.crc32(str(self.samples[index].shape).encode())
+        rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, name, 1])
         return draw_task(
             self.samples[index],
             self.curriculum["context_mode"],

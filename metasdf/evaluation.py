@@ -139,6 +139,8 @@ def measure(
     samples = Samples(data_source, shape)
     normalisation = samples.normalisation
     truth = normalisation.invert(samples.surface())
+    if len(truth) < 2:
+        raise InputError(f"{shape}: a single surface point is no ground truth")
     rng = shape_rng(0, shape)
     result = {
         "chamfer": mesh_chamfer(load_mesh(folder / entry["file"]), normalisation, truth, rng),
@@ -159,17 +161,19 @@ def read_record(folder: Path, data_source: str | None) -> dict[str, Any]:
     if (folder / RECORD).exists():
         record = read_json(folder / RECORD)
         try:
+            for entry in record["shapes"]:
+                _ = ShapeName(*entry["shape"].split("/")), entry["file"], entry["error"]
             return {
                 "shapes": record["shapes"],
                 "initialisation": record["initialisation"],
                 "data_source": data_source or record["curriculum"]["data_source"],
                 "train_split": record["curriculum"]["train_split"],
             }
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError):
             raise InputError(
                 f"{folder / RECORD}: lacks entries; run run_reconstruct.py again"
             ) from None
-    files = sorted(file.relative_to(folder) for file in folder.glob("*/*/*.ply"))
+    files = sorted(file.relative_to(folder) for file in folder.glob("*/*/[!.]*.ply"))
     if not files:
         raise InputError(
             f"{folder}: holds neither {RECORD} nor <dataset>/<class>/<instance>.ply meshes"

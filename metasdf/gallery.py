@@ -1,6 +1,8 @@
 """Pictures of an evaluated folder: truth beside reconstruction, and one adaptation step by step."""
 
 import os
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,9 +61,12 @@ def write_gallery(
     done = [entry for entry in record["shapes"] if not entry["error"]]
     for entry in done[:num_shapes]:
         shape = ShapeName(*entry["shape"].split("/"))
-        mesh = load_mesh(folder / entry["file"])
-        cells += [(f"{shape.instance}\ntruth", truth_picture(data_source, shape))]
-        cells += [("reconstruction", picture(mesh))]
+        try:
+            pair = truth_picture(data_source, shape), picture(load_mesh(folder / entry["file"]))
+        except InputError as error:
+            print(f"not drawn: {shape}: {error}", file=sys.stderr)
+            continue
+        cells += zip((f"{shape.instance}\ntruth", "reconstruction"), pair, strict=True)
     rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
     for name in record["trajectories"]:
         rows.append(trajectory_row(folder, data_source, ShapeName(*name.split("/"))))
@@ -75,10 +80,9 @@ def trajectory_row(
 ) -> list[tuple[str, np.ndarray]]:
     """Initialisation, each inner step, truth; blank where a step has no surface."""
     files = {
-        int(file.stem.rsplit("_", 1)[1]): file
-        for file in (folder / "steps" / shape.dataset / shape.category).glob(
-            f"{shape.instance}_*.ply"
-        )
+        int(step[1]): file
+        for file in (folder / "steps" / shape.dataset / shape.category).glob("*.ply")
+        if (step := re.fullmatch(re.escape(shape.instance) + r"_(\d+)", file.stem))
     }
     row = []
     for k in range(max(files, default=-1) + 1):
