@@ -55,28 +55,50 @@ benches_debug = {
     "lr": 1e-3,
 }
 
-# The demo: procedural tables, minutes on a CPU.
+# Small SIRENs, minutes on a CPU.
 
+_SIREN = {
+    "network": "siren",
+    "hidden_layers": 3,
+    "hidden_features": 128,
+    "w0": 15.0,
+    "num_meta_steps": 5,
+    "lr_type": "per_parameter",
+    "init_lr": 1e-3,
+    "SDFSamplesPerScene": 1024,
+    "lr": 5e-4,
+    "training_mode": "multitask",
+    "context_mode": "dense",
+}
+
+# The demo: procedural tables.
 tables_tiny = {
+    **_SIREN,
     "data_source": "../output/demo/data",
     "train_split": "../output/demo/data/splits/tables_train.json",
     "val_split": "../output/demo/data/splits/tables_test.json",
     "test_split": "../output/demo/data/splits/tables_test.json",
-    "network": "siren",
-    "hidden_layers": 3,
-    "hidden_features": 128,
-    "num_meta_steps": 3,
-    "lr_type": "per_parameter",
-    "init_lr": 1e-3,
-    "training_mode": "l1",
-    "context_mode": "dense",
-    "SDFSamplesPerScene": 2048,
-    "ScenesPerBatch": 8,
-    "lr": 3e-4,
-    "num_epochs": 30,
-    "validate_every": 5,
     "output_dir": "../output/demo/tables_tiny",
     "reconstruction_output_dir": "../output/demo/reconstructions",
+    "ScenesPerBatch": 8,
+    "num_epochs": 42,
+    "lr_decay_epochs": 32,
+    "lr_decay_factor": 0.2,
+    "validate_every": 6,
     "reconstruction_sdf_samples": 20000,
+    "reconstruction_steps": 20,
     "resolution": 96,
+}
+
+# Eight planes of ShapeNet, six to train on: not enough to learn planes, enough to try real data.
+planes8 = {
+    **_folders("planes8", "../data", "planes8"),
+    **_SIREN,
+    "ScenesPerBatch": 6,
+    "num_epochs": 600,
+    "lr_decay_epochs": 450,
+    "lr_decay_factor": 0.2,
+    "validate_every": 50,
+    "reconstruction_steps": 20,
+    "resolution": 128,
 }

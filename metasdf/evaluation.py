@@ -104,12 +104,14 @@ def evaluate_folder(
     folder = Path(folder)
     record = read_record(folder, data_source)
     data_source = record["data_source"]
-    initialisation = None
-    if record["initialisation"]:
-        initialisation = load_mesh(folder / record["initialisation"])
-    training = None
-    if nearest and record["train_split"]:
-        training = NearestShape(data_source, read_split(record["train_split"]))
+    initialisation = training = None
+    try:  # yardsticks: without them the shapes are measured all the same
+        if record["initialisation"]:
+            initialisation = load_mesh(folder / record["initialisation"])
+        if nearest and record["train_split"]:
+            training = NearestShape(data_source, read_split(record["train_split"]))
+    except InputError as error:
+        print(f"a yardstick is missing: {error}", file=sys.stderr)
     rows = []
     progress = tqdm(record["shapes"], desc="evaluating", unit="shape", disable=None)
     for entry in progress:

@@ -1,7 +1,6 @@
 """Pictures of an evaluated folder: truth beside reconstruction, and one adaptation step by step."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from metasdf.reconstruction import RECORD
 
 PIXELS = 320  # width and height of one picture
 TRUTH_COLOUR = (0.62, 0.62, 0.60)
+LABEL_PIXELS = 24  # height of the line above it
 BLANK = np.full((PIXELS, PIXELS, 3), 255, np.uint8)
 
 
@@ -66,45 +66,42 @@ def write_gallery(
         except InputError as error:
             print(f"not drawn: {shape}: {error}", file=sys.stderr)
             continue
-        cells += zip((f"{shape.instance}\ntruth", "reconstruction"), pair, strict=True)
-    rows = [cells[i : i + 4] for i in range(0, len(cells), 4)]
-    for name in record["trajectories"]:
-        rows.append(trajectory_row(folder, data_source, ShapeName(*name.split("/"))))
+        cells += zip((f"{shape.instance}: truth", "reconstruction"), pair, strict=True)
+    trajectories = [
+        trajectory_row(folder, data_source, ShapeName(*name.split("/")), record["trajectory_steps"])
+        for name in record["trajectories"]
+    ]
+    width = max([4, *(len(row) // 2 * 2 for row in trajectories)])  # whole pairs
+    rows = [cells[i : i + width] for i in range(0, len(cells), width)] + trajectories
     if not rows:
         raise InputError(f"{folder}: holds no reconstruction to draw")
     write_grid(path, rows)
 
 
 def trajectory_row(
-    folder: Path, data_source: str, shape: ShapeName
+    folder: Path, data_source: str, shape: ShapeName, steps: Sequence[int]
 ) -> list[tuple[str, np.ndarray]]:
-    """Initialisation, each inner step, truth; blank where a step has no surface."""
-    files = {
-        int(step[1]): file
-        for file in (folder / "steps" / shape.dataset / shape.category).glob("*.ply")
-        if (step := re.fullmatch(re.escape(shape.instance) + r"_(\d+)", file.stem))
-    }
+    """Initialisation, the mesh after each of `steps`, truth; blank where there was no surface."""
     row = []
-    for k in range(max(files, default=-1) + 1):
-        label = "learned initialisation" if k == 0 else f"after step {k}"
-        row.append((label, picture(load_mesh(files[k])) if k in files else BLANK))
-    return [*row, (f"{shape.instance}\ntruth", truth_picture(data_source, shape))]
+    for k in steps:
+        label = f"{shape.instance}: initialisation" if k == 0 else f"after step {k}"
+        file = folder / "steps" / f"{shape}_{k}.ply"
+        row.append((label, picture(load_mesh(file)) if file.exists() else BLANK))
+    return [*row, ("truth", truth_picture(data_source, shape))]
 
 
 def write_grid(path: str | os.PathLike, rows: Sequence[Sequence[tuple[str, Any]]]) -> None:
     """Labelled pictures in rows, as PNG."""
-    columns = max(len(row) for row in rows)
-    inches = PIXELS / 100
-    figure = Figure(figsize=(columns * inches, len(rows) * inches * 1.08), dpi=100)
+    columns, pixels = max(len(row) for row in rows), PIXELS + LABEL_PIXELS
+    figure = Figure(figsize=(columns * PIXELS / 100, len(rows) * pixels / 100), dpi=100)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    figure.subplots_adjust(0, 0, 1, 1, 0, 0)
-    for row_axes in axes:
-        for axis in row_axes:
-            axis.axis("off")
-    for row, row_axes in zip(rows, axes, strict=True):
-        for (label, image), axis in zip(row, row_axes, strict=False):
+    for i, row in enumerate(rows):
+        for j, (label, image) in enumerate(row):
+            left, bottom = j / columns, 1 - (i + 1) / len(rows)
+            size = 1 / columns, PIXELS / pixels / len(rows)
+            axis = figure.add_axes((left, bottom, *size))
             axis.imshow(image)
-            axis.text(12, 12, label, fontsize=11, va="top", linespacing=1.5)
+            axis.axis("off")
+            axis.text(12, -6, label, fontsize=11, va="bottom")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)

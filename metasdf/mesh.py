@@ -386,7 +386,8 @@ def render(
     rays, face = rays[hit], face[hit]
     points = camera.position + rays * distance[hit, None]
     flat = _toward(mesh.face_normals[face], rays)
-    smooth = _toward(_smooth_normals(mesh, face, points), rays)
+    # A smooth normal may lean away from the eye where its face does not.
+    smooth = _toward(_smooth_normals(mesh, face, points), -flat)
     light = _light(camera, caster, points, flat, smooth, _ray_in_pixel(hit, pixels))
     return _develop(light, hit, pixels, colour)
 

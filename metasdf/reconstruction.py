@@ -151,8 +151,8 @@ def reconstruct_split(
 
     Writes `<dataset>/<class>/<instance>.ply`, the un-adapted initialisation as a mesh, and
     reconstructions.json, the record of all. For the first `trajectories` shapes the mesh after
-    each inner step is written too, below `steps/`. A shape that fails is reported by name and
-    the run goes on. Returns how many failed.
+    each inner step of training and after the last one is written too, below `steps/`. A shape
+    that fails is reported by name and the run goes on. Returns how many failed.
     """
     output = Path(curriculum["reconstruction_output_dir"])
     shapes = read_split(curriculum["test_split"])
@@ -175,8 +175,11 @@ def reconstruct_split(
         write_ply(output / record["file"], mesh)
     has_initialisation = write_initialisation(model, output, resolution, device)
     done = [shape for shape, r in zip(shapes, records, strict=True) if not r["error"]]
+    last = curriculum["reconstruction_steps"]
+    last = model.num_steps if last is None else last
+    steps = [*range(min(last, model.num_steps + 1)), last]
     for shape in done[:trajectories]:
-        write_trajectory(model, curriculum, shape, output, device)
+        write_trajectory(model, curriculum, shape, steps, output, device)
     write_json(
         output / RECORD,
         {
@@ -185,6 +188,7 @@ def reconstruct_split(
             "device": str(device),
             "initialisation": INITIALISATION if has_initialisation else None,
             "trajectories": [str(shape) for shape in done[:trajectories]],
+            "trajectory_steps": steps,
             "shapes": records,
         },
     )
@@ -209,20 +213,21 @@ def write_trajectory(
     model: MetaSDF,
     curriculum: Mapping[str, Any],
     shape: ShapeName,
+    steps: Sequence[int],
     output: Path,
     device: torch.device,
 ) -> None:
-    """Mesh a shape after 0, 1, ... K inner steps, below `steps/`; steps without surface lack."""
-    last = curriculum["reconstruction_steps"]
-    last = model.num_steps if last is None else last
-    for k in range(last + 1):
+    """Mesh a shape after each of `steps` inner steps, below `steps/`; without surface, no file."""
+    for k in steps:
+        file = output / "steps" / f"{shape}_{k}.ply"
+        file.unlink(missing_ok=True)  # of an earlier run
         try:
             mesh, _ = reconstruct_shape(
                 model, {**curriculum, "reconstruction_steps": k}, shape, device
             )
         except NoSurfaceError:
             continue
-        write_ply(output / "steps" / f"{shape}_{k}.ply", mesh)
+        write_ply(file, mesh)
 
 
 def summary(records: Sequence[Mapping[str, Any]], output: Path) -> str:

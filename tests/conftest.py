@@ -95,6 +95,7 @@ def sphere_arguments(spheres: Path, output: Path, **overrides: object) -> list[s
         "num_epochs": 4,
         "lr": 1e-3,
         "reconstruction_sdf_samples": 2000,
+        "reconstruction_steps": "none",
         "resolution": 24,
         **overrides,
     }
