@@ -110,12 +110,14 @@ class Closedness:
         inconsistent_edges: edges with an even number of faces that do not run along them equally
             often in both directions: neighbours that disagree about which side is outside.
         doubled_faces: faces beyond the first on the same three vertices.
+        border_edges: edges with one face: where the surface ends, and a ray may slip past it.
     """
 
     num_edges: int
     open_edges: int
     inconsistent_edges: int
     doubled_faces: int
+    border_edges: int
 
     @property
     def watertight(self) -> bool:
@@ -155,7 +157,16 @@ def closedness(mesh: trimesh.Trimesh) -> Closedness:
         open_edges=int(is_open.sum()),
         inconsistent_edges=int(((balance != 0) & ~is_open).sum()),
         doubled_faces=doubled,
+        border_edges=int((num_faces == 1).sum()),
     )
+
+
+def without_doubles(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The mesh with one face, the first, of those that share their three vertices."""
+    _, first = np.unique(np.sort(mesh.faces, axis=1), axis=0, return_index=True)
+    if len(first) == len(mesh.faces):
+        return mesh
+    return trimesh.Trimesh(mesh.vertices, mesh.faces[np.sort(first)], process=False)
 
 
 def normalisation(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.float32]:
@@ -209,6 +220,14 @@ def sample_surface(
     root, along = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
     a, b, c = np.moveaxis(mesh.triangles[index], 1, 0)
     return (1 - root) * a + root * (1 - along) * b + root * along * c, index
+
+
+def spread_directions(count: int) -> np.ndarray:
+    """`count` well-spread unit directions (count, 3): a Fibonacci spiral."""
+    height = 1 - (2 * np.arange(count) + 1) / count
+    angle = np.pi * (1 + np.sqrt(5)) * np.arange(count)
+    across = np.sqrt(1 - height**2)
+    return np.stack([across * np.cos(angle), across * np.sin(angle), height], axis=1)
 
 
 class RayCaster:
@@ -271,7 +290,7 @@ _CREASE_COSINE = np.cos(np.radians(30.0))  # sharper edges are drawn sharp, othe
 
 
 @dataclass(frozen=True)
-class _Camera:
+class Camera:
     """A perspective camera that looks at `centre`; the axes are right, up and backward."""
 
     position: np.ndarray
@@ -281,7 +300,7 @@ class _Camera:
     @staticmethod
     def around(
         frame: tuple[np.ndarray, float], azimuth: float, elevation: float, up: str
-    ) -> "_Camera":
+    ) -> "Camera":
         a, e = np.radians(azimuth), np.radians(elevation)
         axes = np.array(
             [
@@ -293,7 +312,7 @@ class _Camera:
         if up == "z":  # x stays, what was y becomes z
             axes = axes[:, [0, 2, 1]] * [1, -1, 1]
         centre, radius = np.asarray(frame[0], np.float64), float(frame[1])
-        return _Camera(centre + axes[2] * radius / np.sin(_FIELD_OF_VIEW / 2), axes, radius)
+        return Camera(centre + axes[2] * radius / np.sin(_FIELD_OF_VIEW / 2), axes, radius)
 
     def rays(self, pixels: int) -> np.ndarray:
         """Unit directions (pixels * pixels, 3) through the pixel centres, row by row."""
@@ -320,8 +339,8 @@ class _Camera:
         num_soft = _LIGHTS_PER_RAY // 3 * rays
         num_sky = _LIGHTS_PER_RAY * rays - num_soft
         key = _unit(np.array([-0.55, 0.75, 0.62])[None] @ self.axes)[0]
-        soft = _unit(key + 0.22 * _spiral(num_soft))
-        sky = _spiral(num_sky)
+        soft = _unit(key + 0.22 * spread_directions(num_soft))
+        sky = spread_directions(num_sky)
         brightness = 0.75 + 0.45 * sky @ self.axes[1]
         directions = np.concatenate([soft, sky])
         intensities = np.concatenate(
@@ -334,14 +353,6 @@ class _Camera:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)
-
-
-def _spiral(count: int) -> np.ndarray:
-    """`count` well-spread unit directions (count, 3): a Fibonacci spiral."""
-    height = 1 - (2 * np.arange(count) + 1) / count
-    angle = np.pi * (1 + np.sqrt(5)) * np.arange(count)
-    across = np.sqrt(1 - height**2)
-    return np.stack([across * np.cos(angle), across * np.sin(angle), height], axis=1)
 
 
 def bounding_frame(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -377,7 +388,7 @@ def render(
         (size, size, 3) uint8.
     """
     frame = bounding_frame(mesh.vertices[np.unique(mesh.faces)]) if frame is None else frame
-    camera = _Camera.around(frame, azimuth, elevation, up)
+    camera = Camera.around(frame, azimuth, elevation, up)
     caster = RayCaster(mesh)
     pixels = size * _SUPERSAMPLING
     rays = camera.rays(pixels)
@@ -421,7 +432,7 @@ def _smooth_normals(mesh: trimesh.Trimesh, face: np.ndarray, points: np.ndarray)
 
 
 def _light(
-    camera: _Camera,
+    camera: Camera,
     caster: RayCaster,
     points: np.ndarray,
     flat: np.ndarray,
@@ -472,7 +483,7 @@ def render_points(
     """
     points = np.asarray(points, np.float64)
     frame = bounding_frame(points) if frame is None else frame
-    camera = _Camera.around(frame, azimuth, elevation, up)
+    camera = Camera.around(frame, azimuth, elevation, up)
     pixels = size * _SUPERSAMPLING
     normals = _toward(_estimated_normals(points), points - camera.position)
     directions, intensities = camera.lights()

@@ -184,7 +184,9 @@ def test_the_command_samples_reports_and_goes_on(meshes, tmp_path):
     }
     assert "3 of 18 edges are open" in report["meshes/boxes/broken"]["reason"]
     assert report["meshes/boxes/broken"]["watertight"] is False
-    assert report["meshes/balls/ball"]["watertight"] is True
+    assert report["meshes/boxes/broken"]["ambiguous"] > 0.06
+    ball = report["meshes/balls/ball"]
+    assert (ball["watertight"], ball["left_out"], ball["ambiguous"]) == (True, 0, 0)
     assert json.loads((out / ".datasources.json").read_text()) == {"meshes": str(meshes)}
     written = files(out)
     assert len(written) == 9
