@@ -50,6 +50,8 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
     try:
         loaded = trimesh.load(path, process=False, skip_materials=True)
         vertices, faces = _concatenate(loaded)
+        if vertices.shape[1:] != (3,) or faces.shape[1:] != (3,):
+            raise ValueError("its vertices do not have three coordinates each")
     except Exception as error:  # parsers of broken files raise nearly anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
@@ -63,7 +65,7 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
         raise InputError(f"{path}: has vertices that are not finite numbers; repair the mesh")
     mesh = _merge_vertices(vertices, faces)
     with np.errstate(all="ignore"):
-        has_area = mesh.area > 0
+        has_area = face_areas(mesh).sum() > 0
     if not has_area:
         raise InputError(f"{path}: its faces have no area; repair the mesh")
     return mesh
@@ -205,6 +207,21 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(vertices, mesh.faces, process=False)
 
 
+# trimesh keeps what it once computed of all faces, hundreds of bytes a face; these keep nothing.
+
+
+def face_areas(mesh: trimesh.Trimesh) -> np.ndarray:
+    """The area of every face, (m,) float64."""
+    a, b, c = (mesh.vertices[column] for column in mesh.faces.T)
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+
+
+def face_normals(mesh: trimesh.Trimesh, face: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3) of the faces with indices (n,); 0 where a face has no area."""
+    a, b, c = (mesh.vertices[column] for column in mesh.faces[face].T)
+    return _unit(np.cross(b - a, c - a))
+
+
 def sample_surface(
     mesh: trimesh.Trimesh, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -213,12 +230,12 @@ def sample_surface(
     Returns:
         points (count, 3) float64 and the index of the face each lies on, (count,) int64.
     """
-    cumulative = np.cumsum(mesh.area_faces)
+    cumulative = np.cumsum(face_areas(mesh))
     index = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
     index = np.minimum(index, len(cumulative) - 1)
     # The square root spreads the points evenly (Osada et al. 2002, equation 1).
     root, along = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
-    a, b, c = np.moveaxis(mesh.triangles[index], 1, 0)
+    a, b, c = (mesh.vertices[column] for column in mesh.faces[index].T)
     return (1 - root) * a + root * (1 - along) * b + root * along * c, index
 
 
@@ -236,7 +253,7 @@ class RayCaster:
     def __init__(self, mesh: trimesh.Trimesh):
         if EmbreeScene is not None:
             self._scene = EmbreeScene()
-            TriangleMesh(self._scene, np.asarray(mesh.triangles, np.float32))
+            TriangleMesh(self._scene, np.asarray(mesh.vertices, np.float32)[mesh.faces])
         else:
             self._scene = None
             self._vertices = np.ascontiguousarray(mesh.vertices, np.float64)

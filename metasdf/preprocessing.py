@@ -36,6 +36,7 @@ from metasdf.mesh import MESH_SUFFIXES, load_mesh, normalisation, normalise
 from metasdf.scan import scan
 from metasdf.sdf import (
     OPEN_RULES,
+    Body,
     NoSolidError,
     Quality,
     find_body,
@@ -382,14 +383,27 @@ def preprocess_shape(shape: Shape, out: Path, settings: Settings) -> Record:
 def _sample(shape: Shape, out: Path, settings: Settings, record: Record) -> None:
     file = shape.mesh_file()
     mesh = load_mesh(file)
-    offset, scale = normalisation(mesh)
     try:
-        body = find_body(normalise(mesh), settings.open)
-    except NoSolidError as error:
-        record.note(error.quality)
+        offset, scale = normalisation(mesh)
+        mesh = normalise(mesh)
+        body = find_body(mesh, settings.open)
+        record.note(body.quality)
+        _write(body, offset, scale, shape, out, settings, record)
+    except InputError as error:
+        if isinstance(error, NoSolidError):
+            record.note(error.quality)
         raise InputError(f"{file}: {error}") from error
-    del mesh
-    record.note(body.quality)
+
+
+def _write(
+    body: Body,
+    offset: np.ndarray,
+    scale: np.float32,
+    shape: Shape,
+    out: Path,
+    settings: Settings,
+    record: Record,
+) -> None:
     for kind in settings.outputs:
         path = shape.output(out, kind)
         wider = settings.test and kind == SDF_SAMPLES

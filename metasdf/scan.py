@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from metasdf.mesh import UNIT_BALL, Camera, RayCaster
+from metasdf.errors import InputError
+from metasdf.mesh import UNIT_BALL, Camera, RayCaster, face_normals
 from metasdf.sdf import Body, SurfaceTree
 
 _FIRST_LOOK = 64  # pixels of the picture that tells how large the shape appears
@@ -23,7 +24,11 @@ def scan(body: Body, count: int, rng: np.random.Generator, noise: float = 0.0) -
             of a depth sensor does; in the normalised frame, whose unit ball holds the shape.
 
     Returns:
-        (n, 3) float64 in the normalised frame; n = count unless too few pixels are met.
+        (n, 3) float64 in the normalised frame; 1 <= n <= count, less only where the camera sees
+        next to nothing of the surface.
+
+    Raises:
+        InputError: it sees nothing.
     """
     azimuth, elevation = rng.uniform(-180, 180), np.degrees(np.arcsin(rng.uniform(-1, 1)))
     camera = Camera.around(UNIT_BALL, azimuth, elevation, "y")
@@ -40,10 +45,12 @@ def scan(body: Body, count: int, rng: np.random.Generator, noise: float = 0.0) -
     rays, face, depth = look(min(int(_FIRST_LOOK * np.sqrt(1.2 * count / seen)) + 1, 2048))
     points = camera.position + rays * depth[:, None]
     if body.offset:
-        normals = mesh.face_normals[face]
+        normals = face_normals(mesh, face)
         towards = np.where((normals * rays).sum(axis=1, keepdims=True) > 0, -normals, normals)
         points += body.offset * towards
         out = SurfaceTree(mesh).nearest(points)[0] > 0.99 * body.offset
         points, rays = points[out], rays[out]
+    if len(points) == 0:
+        raise InputError("a depth camera sees nothing of the surface; use another --seed")
     chosen = rng.permutation(len(points))[:count]
     return points[chosen] + rays[chosen] * rng.normal(scale=noise, size=(len(chosen), 1))

@@ -9,7 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from metasdf.errors import InputError
-from metasdf.mesh import closedness, sample_surface, without_doubles
+from metasdf.mesh import closedness, face_normals, sample_surface, without_doubles
 from metasdf.solid import (
     SKIN,
     Solid,
@@ -111,15 +111,17 @@ def find_body(mesh: trimesh.Trimesh, open_rule: str = "reject") -> Body:
     if hidden > 0:
         drop_hidden_surface(solid)
         shares = surface_shares(solid)
-    points = sample_points(solid.surface, _NUM_PROBES, np.random.default_rng(2))
-    distance, _ = SurfaceTree(solid.surface).nearest(points)
-    ambiguous = solid.classify(points, distance)[1].mean()
+    ambiguous = 0.0
+    if not solid.exact:
+        points = sample_points(solid.surface, _NUM_PROBES, np.random.default_rng(2))
+        distance, _ = SurfaceTree(solid.surface).nearest(points)
+        ambiguous = float(solid.classify(points, distance)[1].mean())
     quality = Quality(
         solid.method,
         defects.watertight,
         round(shares.zero_thickness, 4),
         round(hidden, 4),
-        round(float(ambiguous), 4),
+        round(ambiguous, 4),
     )
     problem = _problem(quality)
     if problem is None:
@@ -330,7 +332,7 @@ def sample_body_surface(body: Body, count: int, rng: np.random.Generator) -> np.
             points = nearest[away] + (points - nearest)[away] * (body.offset / distance[away, None])
             seen = np.ones(len(points), bool) if body.shell else body.solid.outside(points)
         elif body.quality.hidden > 0:
-            step = SKIN * mesh.face_normals[face]
+            step = SKIN * face_normals(mesh, face)
             seen = body.solid.outside(points + step)
             unseen = np.flatnonzero(~seen)
             seen[unseen] = body.solid.outside(points[unseen] - step[unseen])

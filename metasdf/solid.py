@@ -2,6 +2,7 @@
 
 Both kinds of solid have the same attributes and methods:
 
+    exact             whether no point is ever ambiguous
     method            how the side of a point is found, in words
     surface           the mesh; after `drop_hidden_surface` only what has an outside
     outside(points)   (n,) bool
@@ -14,7 +15,7 @@ import igl
 import numpy as np
 import trimesh
 
-from metasdf.mesh import RayCaster, closedness, sample_surface, spread_directions
+from metasdf.mesh import RayCaster, closedness, face_normals, sample_surface, spread_directions
 
 # The fast winding number is an approximation in float32. Nearer to the surface than this share of
 # the mesh's size, or farther from a whole number than that, the exact one is computed.
@@ -59,6 +60,7 @@ class WindingSolid:
     """
 
     method = "winding number"
+    exact = True
 
     def __init__(self, mesh: trimesh.Trimesh):
         self._vertices = np.ascontiguousarray(mesh.vertices, np.float64)
@@ -97,6 +99,7 @@ class VisibleSolid:
     def __init__(self, mesh: trimesh.Trimesh):
         self._caster = RayCaster(mesh)
         self._has_border = closedness(mesh).border_edges > 0
+        self.exact = not self._has_border
         self.method = "visibility" if self._has_border else "visibility, no border"
         self.surface = mesh
 
@@ -142,8 +145,8 @@ def drop_hidden_surface(solid: Solid) -> None:
     Faces seen whole from outside stay as they are; of those seen in part, pieces stay.
     """
     mesh = solid.surface
-    pieces, face = _cut(np.asarray(mesh.triangles))
-    normals = mesh.face_normals[face]
+    pieces, face = _cut(mesh.vertices[mesh.faces])
+    normals = face_normals(mesh, face)
     seen = np.zeros(len(pieces), bool)
     for weights in _PIECE_PROBES:  # most pieces are seen at the first
         for step in (SKIN, -SKIN):
@@ -163,10 +166,12 @@ def drop_hidden_surface(solid: Solid) -> None:
 def _cut(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Halve triangles (n, 3, 3) along their longest edges until none is longer than _PIECE.
 
+    `triangles` is overwritten.
+
     Returns:
         pieces (m, 3, 3) and the index of the triangle that each is part of, (m,).
     """
-    pieces, owner = triangles.copy(), np.arange(len(triangles))
+    pieces, owner = triangles, np.arange(len(triangles))
     while True:
         edges = np.linalg.norm(pieces[:, [1, 2, 0]] - pieces, axis=2)
         large = np.flatnonzero(edges.max(axis=1) > _PIECE)
@@ -197,8 +202,8 @@ class SurfaceShares:
 def surface_shares(solid: Solid) -> SurfaceShares:
     """Estimate from _NUM_PROBES points on the surface, whose two sides are looked at."""
     points, face = sample_surface(solid.surface, _NUM_PROBES, np.random.default_rng(1))
-    step = SKIN * solid.surface.face_normals[face]
-    front, back = solid.outside(points + step), solid.outside(points - step)
+    step = SKIN * face_normals(solid.surface, face)
+    front, back = np.split(solid.outside(np.concatenate([points + step, points - step])), 2)
     seen = (front | back).sum()
     zero_thickness = (front & back).sum() / seen if seen else 1.0
     return SurfaceShares(float(zero_thickness), float(1 - seen / _NUM_PROBES))
