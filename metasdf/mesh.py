@@ -3,6 +3,7 @@
 A mesh is a `trimesh.Trimesh` with plain arrays: vertices (n, 3) float64, faces (m, 3) int64.
 """
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,9 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
-        loaded = trimesh.load(path, process=False, skip_materials=True)
+        loaded = trimesh.load(
+            _contents(path), file_type=path.suffix[1:].lower(), process=False, skip_materials=True
+        )
         vertices, faces = _concatenate(loaded)
         if vertices.shape[1:] != (3,) or faces.shape[1:] != (3,):
             raise ValueError("its vertices do not have three coordinates each")
@@ -61,7 +64,7 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
         raise InputError(f"{path}: has no faces; a surface is needed, not points or lines")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise InputError(f"{path}: a face names a vertex that is not there; export the file again")
-    if not np.isfinite(vertices[np.unique(faces)]).all():
+    if not np.isfinite(vertices[_used(vertices, faces)]).all():
         raise InputError(f"{path}: has vertices that are not finite numbers; repair the mesh")
     mesh = _merge_vertices(vertices, faces)
     with np.errstate(all="ignore"):
@@ -69,6 +72,13 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
     if not has_area:
         raise InputError(f"{path}: its faces have no area; repair the mesh")
     return mesh
+
+
+def _contents(path: Path) -> io.BytesIO | str:
+    """What trimesh should read: of a text file its bytes, made UTF-8, as names may be otherwise."""
+    if path.suffix.lower() in (".obj", ".off"):
+        return io.BytesIO(path.read_bytes().decode("utf-8", "replace").encode())
+    return str(path)
 
 
 def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -84,6 +94,13 @@ def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarra
             faces.append(np.asarray(body.faces, np.int64) + count)
             count += len(body.vertices)
     return np.concatenate(vertices), np.concatenate(faces)
+
+
+def _used(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Whether a face uses each vertex, (n,) bool."""
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    return used
 
 
 def _merge_vertices(vertices: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
@@ -185,7 +202,7 @@ def normalisation(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.float32]:
     Raises:
         InputError: the mesh is a point, or float32 cannot hold its coordinates.
     """
-    vertices = mesh.vertices[np.unique(mesh.faces)]
+    vertices = mesh.vertices[_used(mesh.vertices, mesh.faces)]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         offset = -(0.5 * vertices.min(axis=0) + 0.5 * vertices.max(axis=0)).astype(np.float32)
         radius = np.linalg.norm(vertices + offset.astype(np.float64), axis=1).max()

@@ -178,11 +178,11 @@ def signed_distance(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
     defects = closedness(mesh)
     if not defects.watertight:
         raise InputError(f"the mesh is not watertight: {defects.describe()}; repair the mesh")
-    distance, _, inside, _ = _measure(WindingSolid(mesh), points)
+    distance, _, inside, _ = measure(WindingSolid(mesh), points)
     return np.where(inside, -distance, distance).astype(np.float32)
 
 
-def _measure(
+def measure(
     solid: Solid, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Distance (n,), nearest surface point (n, 3), inside (n,), ambiguous (n,) of points (n, 3)."""
@@ -282,7 +282,7 @@ def sample_sdf(
         distance, _ = SurfaceTree(body.solid.surface).nearest(points)
         certain = np.ones(len(points), bool)
     else:
-        distance, nearest, inside, ambiguous = _measure(body.solid, points)
+        distance, nearest, inside, ambiguous = measure(body.solid, points)
         certain = ~ambiguous
         if body.quality.hidden > 0:
             check = np.flatnonzero(inside & certain)

@@ -17,8 +17,7 @@ from metasdf.preprocessing import OUTPUTS, Settings, find_shapes, preprocess_sha
 
 SMALL = Settings(outputs=tuple(OUTPUTS), num_samples=2000, num_surface=100, num_partial=100)
 
-TRIANGLES = "f 1 2 3\nf 1 4 2\nf 2 4 3\nf 3 4 1\n"
-TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n" + TRIANGLES.replace("f", "f")
+TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 4 2\nf 2 4 3\nf 3 4 1\n"
 
 
 def export(mesh, kind):
@@ -68,6 +67,7 @@ CASES = {
     "too tiny.obj": (scaled(1e-200), "float32|no area"),
     "far away.obj": (scaled(1.0, 1e9), "float32"),
     "Ünï çödé 飛行機.obj": (TETRAHEDRON, None),
+    "latin-1 names.obj": (b"# M\xfcller\ng K\xf6rper\n" + TETRAHEDRON.encode(), None),
     "truncated.stl": (export(BALL, "stl")[:2000], "cannot be read"),
     "truncated.ply": (export(BALL, "ply")[:3000], "cannot be read|no faces|not there"),
     "truncated.glb": (export(BALL, "glb")[:2000], "cannot be read"),
@@ -170,9 +170,9 @@ def test_mutated_files_neither_crash_nor_hang_nor_leave_half_a_file(tmp_path, su
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(mutated(valid, rng))
         (shape,) = find_shapes(file)
-        start = time.perf_counter()
+        start = time.process_time()
         record = preprocess_shape(shape, tmp_path / "out", SMALL)
-        assert time.perf_counter() - start < 10, file
+        assert time.process_time() - start < 10, file
         assert not (record.reason or "").startswith("unexpected"), record.reason
         written = [shape.output(tmp_path / "out", kind).is_file() for kind in OUTPUTS]
         assert all(written) if record.status == "sampled" else record.reason

@@ -418,3 +418,27 @@ def test_a_real_chair_takes_seconds(tmp_path):
     assert (record.status, record.watertight) == ("sampled", True)
     with np.load(shape.output(tmp_path, "SdfSamples")) as data:
         assert 0.2 < len(data["neg"]) / 50_000 < 0.5
+
+
+@pytest.mark.slow
+def test_the_survey_of_the_documentation_runs_on_any_folder(meshes, tmp_path):
+    results, picture = tmp_path / "results.json", tmp_path / "worst.png"
+    script = [sys.executable, str(ROOT / "benchmarks" / "preprocessing.py")]
+
+    def benchmark(*arguments):
+        done = subprocess.run(
+            [*script, *map(str, arguments)], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    benchmark("survey", results, meshes / "boxes")
+    entries = json.loads(results.read_text())
+    assert sorted(entry["status"] for entry in entries.values()) == [
+        "rejected",
+        "sampled",
+        "sampled",
+    ]
+    assert "| boxes | 3 | 2 | 0 | 0 | 1 | 0 | 0 |" in benchmark("tables", results)
+    assert all(entry.get("agreement", 1) > 0.999 for entry in entries.values())
+    benchmark("worst", results, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ import pytest
 import trimesh
 
 from conftest import ROOT, shared
+from metasdf import mesh as mesh_module
 from metasdf.mesh import load_mesh, normalise
 from metasdf.scan import scan
 from metasdf.sdf import (
@@ -194,6 +195,14 @@ def test_the_two_kinds_of_solid_agree_on_a_watertight_mesh():
     mesh = normalise(trimesh.creation.torus(1, 0.2, 48, 24))
     points = np.random.default_rng(0).uniform(-1, 1, (5000, 3))
     assert np.array_equal(VisibleSolid(mesh).outside(points), WindingSolid(mesh).outside(points))
+
+
+def test_visibility_is_the_same_without_embree(monkeypatch):
+    mesh = normalise(without(flipped(ball(3)), 3))
+    points = np.random.default_rng(0).uniform(-1, 1, (500, 3))
+    with_embree = VisibleSolid(mesh).outside(points)
+    monkeypatch.setattr(mesh_module, "EmbreeScene", None)
+    assert np.mean(VisibleSolid(mesh).outside(points) == with_embree) > 0.99
 
 
 def agreement(mesh, count=2000):
