@@ -3,6 +3,7 @@
 A mesh is a `trimesh.Trimesh` with plain arrays: vertices (n, 3) float64, faces (m, 3) int64.
 """
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,12 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
-        loaded = trimesh.load(path, process=False, skip_materials=True)
+        loaded = trimesh.load(
+            _contents(path), file_type=path.suffix[1:].lower(), process=False, skip_materials=True
+        )
         vertices, faces = _concatenate(loaded)
+        if vertices.shape[1:] != (3,) or faces.shape[1:] != (3,):
+            raise ValueError("its vertices do not have three coordinates each")
     except Exception as error:  # parsers of broken files raise nearly anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
@@ -59,14 +64,21 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
         raise InputError(f"{path}: has no faces; a surface is needed, not points or lines")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise InputError(f"{path}: a face names a vertex that is not there; export the file again")
-    if not np.isfinite(vertices[np.unique(faces)]).all():
+    if not np.isfinite(vertices[_used(vertices, faces)]).all():
         raise InputError(f"{path}: has vertices that are not finite numbers; repair the mesh")
     mesh = _merge_vertices(vertices, faces)
     with np.errstate(all="ignore"):
-        has_area = mesh.area > 0
+        has_area = face_areas(mesh).sum() > 0
     if not has_area:
         raise InputError(f"{path}: its faces have no area; repair the mesh")
     return mesh
+
+
+def _contents(path: Path) -> io.BytesIO | str:
+    """What trimesh should read: of a text file its bytes, made UTF-8, as names may be otherwise."""
+    if path.suffix.lower() in (".obj", ".off"):
+        return io.BytesIO(path.read_bytes().decode("utf-8", "replace").encode())
+    return str(path)
 
 
 def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarray]:
@@ -82,6 +94,13 @@ def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarra
             faces.append(np.asarray(body.faces, np.int64) + count)
             count += len(body.vertices)
     return np.concatenate(vertices), np.concatenate(faces)
+
+
+def _used(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Whether a face uses each vertex, (n,) bool."""
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    return used
 
 
 def _merge_vertices(vertices: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
@@ -110,12 +129,14 @@ class Closedness:
         inconsistent_edges: edges with an even number of faces that do not run along them equally
             often in both directions: neighbours that disagree about which side is outside.
         doubled_faces: faces beyond the first on the same three vertices.
+        border_edges: edges with one face: where the surface ends, and a ray may slip past it.
     """
 
     num_edges: int
     open_edges: int
     inconsistent_edges: int
     doubled_faces: int
+    border_edges: int
 
     @property
     def watertight(self) -> bool:
@@ -155,7 +176,16 @@ def closedness(mesh: trimesh.Trimesh) -> Closedness:
         open_edges=int(is_open.sum()),
         inconsistent_edges=int(((balance != 0) & ~is_open).sum()),
         doubled_faces=doubled,
+        border_edges=int((num_faces == 1).sum()),
     )
+
+
+def without_doubles(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The mesh with one face, the first, of those that share their three vertices."""
+    _, first = np.unique(np.sort(mesh.faces, axis=1), axis=0, return_index=True)
+    if len(first) == len(mesh.faces):
+        return mesh
+    return trimesh.Trimesh(mesh.vertices, mesh.faces[np.sort(first)], process=False)
 
 
 def normalisation(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.float32]:
@@ -172,7 +202,7 @@ def normalisation(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.float32]:
     Raises:
         InputError: the mesh is a point, or float32 cannot hold its coordinates.
     """
-    vertices = mesh.vertices[np.unique(mesh.faces)]
+    vertices = mesh.vertices[_used(mesh.vertices, mesh.faces)]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         offset = -(0.5 * vertices.min(axis=0) + 0.5 * vertices.max(axis=0)).astype(np.float32)
         radius = np.linalg.norm(vertices + offset.astype(np.float64), axis=1).max()
@@ -194,6 +224,21 @@ def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(vertices, mesh.faces, process=False)
 
 
+# trimesh keeps what it once computed of all faces, hundreds of bytes a face; these keep nothing.
+
+
+def face_areas(mesh: trimesh.Trimesh) -> np.ndarray:
+    """The area of every face, (m,) float64."""
+    a, b, c = (mesh.vertices[column] for column in mesh.faces.T)
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+
+
+def face_normals(mesh: trimesh.Trimesh, face: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3) of the faces with indices (n,); 0 where a face has no area."""
+    a, b, c = (mesh.vertices[column] for column in mesh.faces[face].T)
+    return _unit(np.cross(b - a, c - a))
+
+
 def sample_surface(
     mesh: trimesh.Trimesh, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -202,13 +247,21 @@ def sample_surface(
     Returns:
         points (count, 3) float64 and the index of the face each lies on, (count,) int64.
     """
-    cumulative = np.cumsum(mesh.area_faces)
+    cumulative = np.cumsum(face_areas(mesh))
     index = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
     index = np.minimum(index, len(cumulative) - 1)
     # The square root spreads the points evenly (Osada et al. 2002, equation 1).
     root, along = np.sqrt(rng.random((count, 1))), rng.random((count, 1))
-    a, b, c = np.moveaxis(mesh.triangles[index], 1, 0)
+    a, b, c = (mesh.vertices[column] for column in mesh.faces[index].T)
     return (1 - root) * a + root * (1 - along) * b + root * along * c, index
+
+
+def spread_directions(count: int) -> np.ndarray:
+    """`count` well-spread unit directions (count, 3): a Fibonacci spiral."""
+    height = 1 - (2 * np.arange(count) + 1) / count
+    angle = np.pi * (1 + np.sqrt(5)) * np.arange(count)
+    across = np.sqrt(1 - height**2)
+    return np.stack([across * np.cos(angle), across * np.sin(angle), height], axis=1)
 
 
 class RayCaster:
@@ -217,7 +270,7 @@ class RayCaster:
     def __init__(self, mesh: trimesh.Trimesh):
         if EmbreeScene is not None:
             self._scene = EmbreeScene()
-            TriangleMesh(self._scene, np.asarray(mesh.triangles, np.float32))
+            TriangleMesh(self._scene, np.asarray(mesh.vertices, np.float32)[mesh.faces])
         else:
             self._scene = None
             self._vertices = np.ascontiguousarray(mesh.vertices, np.float64)
@@ -271,7 +324,7 @@ _CREASE_COSINE = np.cos(np.radians(30.0))  # sharper edges are drawn sharp, othe
 
 
 @dataclass(frozen=True)
-class _Camera:
+class Camera:
     """A perspective camera that looks at `centre`; the axes are right, up and backward."""
 
     position: np.ndarray
@@ -281,7 +334,7 @@ class _Camera:
     @staticmethod
     def around(
         frame: tuple[np.ndarray, float], azimuth: float, elevation: float, up: str
-    ) -> "_Camera":
+    ) -> "Camera":
         a, e = np.radians(azimuth), np.radians(elevation)
         axes = np.array(
             [
@@ -293,7 +346,7 @@ class _Camera:
         if up == "z":  # x stays, what was y becomes z
             axes = axes[:, [0, 2, 1]] * [1, -1, 1]
         centre, radius = np.asarray(frame[0], np.float64), float(frame[1])
-        return _Camera(centre + axes[2] * radius / np.sin(_FIELD_OF_VIEW / 2), axes, radius)
+        return Camera(centre + axes[2] * radius / np.sin(_FIELD_OF_VIEW / 2), axes, radius)
 
     def rays(self, pixels: int) -> np.ndarray:
         """Unit directions (pixels * pixels, 3) through the pixel centres, row by row."""
@@ -320,8 +373,8 @@ class _Camera:
         num_soft = _LIGHTS_PER_RAY // 3 * rays
         num_sky = _LIGHTS_PER_RAY * rays - num_soft
         key = _unit(np.array([-0.55, 0.75, 0.62])[None] @ self.axes)[0]
-        soft = _unit(key + 0.22 * _spiral(num_soft))
-        sky = _spiral(num_sky)
+        soft = _unit(key + 0.22 * spread_directions(num_soft))
+        sky = spread_directions(num_sky)
         brightness = 0.75 + 0.45 * sky @ self.axes[1]
         directions = np.concatenate([soft, sky])
         intensities = np.concatenate(
@@ -334,14 +387,6 @@ class _Camera:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)
-
-
-def _spiral(count: int) -> np.ndarray:
-    """`count` well-spread unit directions (count, 3): a Fibonacci spiral."""
-    height = 1 - (2 * np.arange(count) + 1) / count
-    angle = np.pi * (1 + np.sqrt(5)) * np.arange(count)
-    across = np.sqrt(1 - height**2)
-    return np.stack([across * np.cos(angle), across * np.sin(angle), height], axis=1)
 
 
 def bounding_frame(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -377,7 +422,7 @@ def render(
         (size, size, 3) uint8.
     """
     frame = bounding_frame(mesh.vertices[np.unique(mesh.faces)]) if frame is None else frame
-    camera = _Camera.around(frame, azimuth, elevation, up)
+    camera = Camera.around(frame, azimuth, elevation, up)
     caster = RayCaster(mesh)
     pixels = size * _SUPERSAMPLING
     rays = camera.rays(pixels)
@@ -422,7 +467,7 @@ def _smooth_normals(mesh: trimesh.Trimesh, face: np.ndarray, points: np.ndarray)
 
 
 def _light(
-    camera: _Camera,
+    camera: Camera,
     caster: RayCaster,
     points: np.ndarray,
     flat: np.ndarray,
@@ -473,7 +518,7 @@ def render_points(
     """
     points = np.asarray(points, np.float64)
     frame = bounding_frame(points) if frame is None else frame
-    camera = _Camera.around(frame, azimuth, elevation, up)
+    camera = Camera.around(frame, azimuth, elevation, up)
     pixels = size * _SUPERSAMPLING
     normals = _toward(_estimated_normals(points), points - camera.position)
     directions, intensities = camera.lights()

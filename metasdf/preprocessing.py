@@ -4,6 +4,7 @@ Under the data folder, for each shape of each class of a dataset:
 
     SdfSamples/<dataset>/<class>/<instance>.npz               pos, neg (n, 4) float32, normalised
     SurfaceSamples/<dataset>/<class>/<instance>.ply           points in the mesh's own frame
+    PartialSamples/<dataset>/<class>/<instance>.ply           the same, of a virtual depth scan
     NormalizationParameters/<dataset>/<class>/<instance>.npz  offset (3,), scale (1,) float32
     .datasources.json                                         dataset -> folder of the meshes
     report.json                                               how each shape fared
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,29 @@ from tqdm import tqdm
 
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
-from metasdf.mesh import MESH_SUFFIXES, closedness, load_mesh, normalisation, normalise
-from metasdf.mesh import sample_surface as draw_surface
-from metasdf.sdf import sample_sdf
+from metasdf.mesh import MESH_SUFFIXES, load_mesh, normalisation, normalise
+from metasdf.scan import scan
+from metasdf.sdf import (
+    OPEN_RULES,
+    Body,
+    NoSolidError,
+    Quality,
+    find_body,
+    sample_body_surface,
+    sample_sdf,
+)
 
 SDF_SAMPLES = "SdfSamples"
 SURFACE_SAMPLES = "SurfaceSamples"
+PARTIAL_SAMPLES = "PartialSamples"
 NORMALISATION = "NormalizationParameters"
-OUTPUTS = {SDF_SAMPLES: ".npz", SURFACE_SAMPLES: ".ply", NORMALISATION: ".npz"}
+OUTPUTS = {
+    SDF_SAMPLES: ".npz",
+    SURFACE_SAMPLES: ".ply",
+    PARTIAL_SAMPLES: ".ply",
+    NORMALISATION: ".npz",
+}
+USUAL_OUTPUTS = (SDF_SAMPLES, SURFACE_SAMPLES, NORMALISATION)
 
 # Libraries that start threads of their own read these; one process per mesh is enough.
 _THREAD_VARIABLES = (
@@ -257,7 +273,13 @@ def _mapping(value: object, file: str | os.PathLike) -> dict:
 
 
 def write_sdf_samples(path: str | os.PathLike, pos: np.ndarray, neg: np.ndarray) -> None:
-    """Write SDF samples, pos (n, 4) and neg (m, 4) float32, rows x, y, z, signed distance."""
+    """Write SDF samples, pos (n, 4) and neg (m, 4) float32, rows x, y, z, signed distance.
+
+    Raises:
+        InputError: a number is not finite; nothing is written.
+    """
+    if not (np.isfinite(pos).all() and np.isfinite(neg).all()):
+        raise InputError(f"{path}: some samples are not finite numbers; repair the mesh")
     with atomic_path(path) as temporary:
         np.savez(temporary, pos=pos.astype(np.float32), neg=neg.astype(np.float32))
 
@@ -283,20 +305,29 @@ class Settings:
         outputs: which of OUTPUTS.
         num_samples: SDF samples.
         num_surface: surface samples.
+        num_partial: points of a depth scan, at most.
+        noise: standard deviation of the scan's error in depth, in the normalised frame.
+        open: what becomes of a mesh that bounds no solid, one of OPEN_RULES (`sdf.find_body`).
         seed: each shape draws from its own source of randomness, made of this and its name.
         test: SDF samples with DeepSDF's wider spread for test shapes.
     """
 
-    outputs: tuple[str, ...] = tuple(OUTPUTS)
+    outputs: tuple[str, ...] = USUAL_OUTPUTS
     num_samples: int = 500_000
     num_surface: int = 30_000
+    num_partial: int = 10_000
+    noise: float = 0.0
+    open: str = "reject"
     seed: int = 0
     test: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("num_samples", 100), ("num_surface", 1), ("seed", 0)):
-            if getattr(self, name) < low:
+        lowest = {"num_samples": 100, "num_surface": 1, "num_partial": 1, "noise": 0, "seed": 0}
+        for name, low in lowest.items():
+            if not low <= getattr(self, name) < float("inf"):
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {low}")
+        if self.open not in OPEN_RULES:
+            raise InputError(f"--open {self.open}: must be one of {', '.join(OPEN_RULES)}")
 
     def rng(self, shape: Shape, kind: str) -> np.random.Generator:
         """A source of randomness that depends on nothing but the seed and what it is for."""
@@ -306,12 +337,12 @@ class Settings:
 
 @dataclass
 class Record:
-    """How a shape fared, as in report.json.
+    """How a shape fared, as in report.json; shares are of 1.
 
     Attributes:
         status: "sampled", "rejected" or "skipped" (all its files were there already).
-        method: how the signs were found.
-        watertight: whether the mesh is closed and consistently oriented.
+        method, watertight, zero_thickness, hidden, ambiguous: see `sdf.Quality`.
+        left_out: share of the SDF samples that were not written because they are not certain.
         seconds: time taken.
         reason: why it was rejected.
     """
@@ -319,8 +350,17 @@ class Record:
     status: str
     method: str | None = None
     watertight: bool | None = None
+    zero_thickness: float | None = None
+    hidden: float | None = None
+    ambiguous: float | None = None
+    left_out: float | None = None
     seconds: float = 0.0
     reason: str | None = None
+
+    def note(self, quality: Quality) -> None:
+        """Take over what is known of the mesh."""
+        for name, value in asdict(quality).items():
+            setattr(self, name, value)
 
 
 def preprocess_shape(shape: Shape, out: Path, settings: Settings) -> Record:
@@ -343,23 +383,43 @@ def preprocess_shape(shape: Shape, out: Path, settings: Settings) -> Record:
 def _sample(shape: Shape, out: Path, settings: Settings, record: Record) -> None:
     file = shape.mesh_file()
     mesh = load_mesh(file)
-    defects = closedness(mesh)
-    record.watertight = defects.watertight
-    if not defects.watertight:
-        raise InputError(f"{file}: is not watertight: {defects.describe()}; repair the mesh")
-    record.method = "winding number"
-    offset, scale = normalisation(mesh)
-    if SDF_SAMPLES in settings.outputs:
-        kind = SDF_SAMPLES + "/test" if settings.test else SDF_SAMPLES
-        rng = settings.rng(shape, kind)
-        pos, neg = sample_sdf(normalise(mesh), settings.num_samples, rng, settings.test)
-        write_sdf_samples(shape.output(out, SDF_SAMPLES), pos, neg)
-    if SURFACE_SAMPLES in settings.outputs:
-        rng = settings.rng(shape, SURFACE_SAMPLES)
-        points, _ = draw_surface(mesh, settings.num_surface, rng)
-        write_points(shape.output(out, SURFACE_SAMPLES), points)
-    if NORMALISATION in settings.outputs:
-        write_normalisation(shape.output(out, NORMALISATION), offset, scale)
+    try:
+        offset, scale = normalisation(mesh)
+        mesh = normalise(mesh)
+        body = find_body(mesh, settings.open)
+        record.note(body.quality)
+        _write(body, offset, scale, shape, out, settings, record)
+    except InputError as error:
+        if isinstance(error, NoSolidError):
+            record.note(error.quality)
+        raise InputError(f"{file}: {error}") from error
+
+
+def _write(
+    body: Body,
+    offset: np.ndarray,
+    scale: np.float32,
+    shape: Shape,
+    out: Path,
+    settings: Settings,
+    record: Record,
+) -> None:
+    for kind in settings.outputs:
+        path = shape.output(out, kind)
+        wider = settings.test and kind == SDF_SAMPLES
+        rng = settings.rng(shape, f"{kind}/test" if wider else kind)
+        if kind == SDF_SAMPLES:
+            pos, neg = sample_sdf(body, settings.num_samples, rng, settings.test)
+            record.left_out = round(1 - (len(pos) + len(neg)) / settings.num_samples, 4)
+            write_sdf_samples(path, pos, neg)
+        elif kind == NORMALISATION:
+            write_normalisation(path, offset, scale)
+        else:
+            if kind == SURFACE_SAMPLES:
+                points = sample_body_surface(body, settings.num_surface, rng)
+            else:
+                points = scan(body, settings.num_partial, rng, settings.noise)
+            write_points(path, points / np.float64(scale) - offset)
 
 
 # Running over many shapes.
@@ -404,16 +464,22 @@ def preprocess(
     records: dict[str, Record] = {}
     todo = []
     for shape in shapes:
-        if skip and all(shape.output(out, kind).is_file() for kind in settings.outputs):
-            known = earlier.get(shape.name, {})
-            method, watertight = known.get("method"), known.get("watertight")
-            records[shape.name] = Record("skipped", method, watertight)
+        missing = tuple(
+            kind for kind in settings.outputs if not (skip and shape.output(out, kind).is_file())
+        )
+        if missing:
+            todo.append((shape, replace(settings, outputs=missing)))
         else:
-            todo.append(shape)
+            known = {"status": "skipped", "seconds": 0.0, "reason": None}
+            known = {**_mapping(earlier.get(shape.name, {}), report_file), **known}
+            names = {field.name for field in fields(Record)} & set(known)
+            records[shape.name] = Record(**{name: known[name] for name in names})
     try:
         with tqdm(total=len(shapes), initial=len(records), unit="mesh", disable=None) as bar:
-            for shape, record in _in_parallel(todo, out, settings, threads):
+            for shape, record in _in_parallel(todo, out, threads):
                 records[shape.name] = record
+                if record.left_out is None and not record.reason:  # its SDF samples were there
+                    record.left_out = earlier.get(shape.name, {}).get("left_out")
                 if record.reason:
                     bar.write(f"rejected {shape.name}: {record.reason}")
                 bar.update()
@@ -449,32 +515,33 @@ def _register_sources(shapes: Sequence[Shape], out: Path) -> None:
 
 
 def _in_parallel(
-    shapes: Sequence[Shape], out: Path, settings: Settings, threads: int
+    jobs: Sequence[tuple[Shape, Settings]], out: Path, threads: int
 ) -> Iterator[tuple[Shape, Record]]:
     """Yield each shape with its record as it is done.
 
     A worker that dies (a crash in a library, or killed for want of memory) takes its pool along;
     the shapes that were being worked on are tried again, each alone, to find the one to blame.
     """
-    waiting, suspects = list(reversed(shapes)), []
+    waiting, suspects = list(reversed(jobs)), []
     while waiting or suspects:
         alone = bool(suspects)
         batch = [suspects.pop()] if alone else waiting
-        running: dict[Future, Shape] = {}
+        running: dict[Future, tuple[Shape, Settings]] = {}
         with _pool(1 if alone else min(threads, len(batch))) as pool:
             try:
                 while batch or running:
                     while batch and len(running) < (1 if alone else threads):
                         # Removed from the batch only when handed over.
-                        future = pool.submit(preprocess_shape, batch[-1], out, settings)
+                        shape, settings = batch[-1]
+                        future = pool.submit(preprocess_shape, shape, out, settings)
                         running[future] = batch.pop()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         record = future.result()
-                        yield running.pop(future), record
+                        yield running.pop(future)[0], record
             except BrokenProcessPool:
                 if alone and running:
                     reason = "the worker process died (a crash, or too little memory)"
-                    yield next(iter(running.values())), Record("rejected", reason=reason)
+                    yield next(iter(running.values()))[0], Record("rejected", reason=reason)
                 else:
                     suspects += [*running.values(), *(batch if alone else ())]
 

@@ -16,6 +16,7 @@ from metasdf.mesh import (
     render,
     render_points,
     sample_surface,
+    without_doubles,
 )
 
 
@@ -80,7 +81,7 @@ def test_each_defect_is_counted():
     assert of(box.faces).watertight
     assert of(box.faces).num_edges == 18
     assert of(box.faces[:, ::-1]).watertight  # inverted, but of one mind
-    assert of(box.faces[1:]).open_edges == 3
+    assert of(box.faces[1:]).open_edges == of(box.faces[1:]).border_edges == 3
     flipped = box.faces.copy()
     flipped[0] = flipped[0, ::-1]
     assert of(flipped).inconsistent_edges == 3
@@ -88,6 +89,13 @@ def test_each_defect_is_counted():
     assert doubled.doubled_faces == 12
     assert not doubled.watertight
     assert "12 faces are doubled" in doubled.describe()
+
+
+def test_of_doubled_faces_the_first_stays():
+    box = trimesh.creation.box()
+    faces = np.concatenate([box.faces, np.roll(box.faces[::-1], 1, axis=1)[:, ::-1]])
+    single = without_doubles(trimesh.Trimesh(box.vertices, faces, process=False))
+    assert np.array_equal(single.faces, box.faces)
 
 
 def test_normalisation_centres_the_box_and_puts_the_farthest_vertex_at_1_over_1_03():

@@ -184,7 +184,9 @@ def test_the_command_samples_reports_and_goes_on(meshes, tmp_path):
     }
     assert "3 of 18 edges are open" in report["meshes/boxes/broken"]["reason"]
     assert report["meshes/boxes/broken"]["watertight"] is False
-    assert report["meshes/balls/ball"]["watertight"] is True
+    assert report["meshes/boxes/broken"]["ambiguous"] > 0.06
+    ball = report["meshes/balls/ball"]
+    assert (ball["watertight"], ball["left_out"], ball["ambiguous"]) == (True, 0, 0)
     assert json.loads((out / ".datasources.json").read_text()) == {"meshes": str(meshes)}
     written = files(out)
     assert len(written) == 9
@@ -277,6 +279,74 @@ def test_a_worker_that_dies_costs_one_shape(meshes, tmp_path, monkeypatch):
     assert "died" in records["meshes/balls/ball"].reason
 
 
+def test_open_meshes_are_rejected_or_thickened_as_told(meshes, tmp_path):
+    (shape,) = find_shapes(meshes / "boxes" / "broken.stl")
+    record = preprocess_shape(shape, tmp_path / "a", SMALL)
+    assert (record.status, record.method) == ("rejected", "visibility")
+    assert record.ambiguous > 0.06
+    assert not (tmp_path / "a").exists()
+    thick = Settings(num_samples=2000, num_surface=300, open="thicken")
+    record = preprocess_shape(shape, tmp_path / "b", thick)
+    assert (record.status, record.method) == ("sampled", "visibility, thickened shell")
+    assert len(files(tmp_path / "b")) == 3
+    (ball,) = find_shapes(meshes, classes=["balls"])
+    assert preprocess_shape(ball, tmp_path / "b", thick).method == "winding number"
+
+
+def test_a_partial_scan_joins_what_is_there_already(meshes, tmp_path):
+    out = tmp_path / "out"
+    given = [meshes, "--out", out, "--classes", "balls", "--num_samples", 2000]
+    assert command(*given).returncode == 0
+    before = files(out)
+    second = command(*given, "--partial", "--num_partial", 500)
+    assert "1 sampled, 0 skipped" in second.stdout
+    after = files(out)
+    scanned = "PartialSamples/meshes/balls/ball.ply"
+    assert set(after) == {*before, scanned}
+    assert all(after[name] == content for name, content in before.items())
+    entry = json.loads((out / "report.json").read_text())["shapes"]["meshes/balls/ball"]
+    assert (entry["method"], entry["left_out"]) == ("winding number", 0)
+
+    # In the mesh's own frame on disk, normalised when read; of one side only.
+    samples = Samples(out, ShapeName("meshes", "balls", "ball"))
+    points = samples.surface("PartialSamples")
+    assert points.shape == (500, 3)
+    assert np.allclose(np.linalg.norm(points, axis=1), 1 / 1.03, atol=0.01)
+    assert np.linalg.norm(points.mean(axis=0)) > 0.4
+    vertices = PlyData.read(out / scanned)["vertex"]
+    assert np.linalg.norm([vertices[axis] for axis in "xyz"], axis=0).max() > 6.5
+
+
+def test_deepsdfs_form_writes_scans_as_well_with_noise_that_is_seeded(meshes, tmp_path):
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"meshes": {"balls": ["ball"]}}))
+
+    def scanned(folder, *more):
+        out = tmp_path / folder
+        flags = ["--data_dir", out, "--source", meshes, "--split", split, "--partial", *more]
+        assert command(*flags).returncode == 0
+        return files(out), Samples(out, ShapeName("meshes", "balls", "ball"))
+
+    clean, samples = scanned("a")
+    assert set(clean) == {
+        "PartialSamples/meshes/balls/ball.ply",
+        "NormalizationParameters/meshes/balls/ball.npz",
+    }
+    noisy, with_noise = scanned("b", "--noise", 0.02)
+    assert scanned("c", "--noise", 0.02)[0] == noisy
+    difference = with_noise.surface("PartialSamples") - samples.surface("PartialSamples")
+    assert np.sqrt((difference**2).sum(axis=1).mean()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_no_number_that_is_not_finite_is_written(tmp_path):
+    rows = np.zeros((3, 4), np.float32)
+    bad = rows.copy()
+    bad[1, 3] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        preprocessing.write_sdf_samples(tmp_path / "a.npz", rows, bad)
+    assert not list(tmp_path.iterdir())
+
+
 # What is refused.
 
 
@@ -294,6 +364,10 @@ def test_a_worker_that_dies_costs_one_shape(meshes, tmp_path, monkeypatch):
         (["{meshes}", "--out", "{out}", "--surface"], "--surface goes without"),
         (["--data_dir", "{out}", "--source", "{meshes}"], "--split is missing"),
         (["{meshes}", "--out", "{out}", "--sed", "1"], "--sed"),
+        (["{meshes}", "--out", "{out}", "--open", "close"], "--open"),
+        (["{meshes}", "--out", "{out}", "--noise", "0.1"], "--noise goes with --partial"),
+        (["{meshes}", "--out", "{out}", "--partial", "--noise", "-1"], "--noise -1"),
+        (["{meshes}", "--out", "{out}", "--partial", "--noise", "nan"], "--noise nan"),
     ],
 )
 def test_bad_arguments_end_with_one_line_and_code_2(
@@ -344,3 +418,27 @@ def test_a_real_chair_takes_seconds(tmp_path):
     assert (record.status, record.watertight) == ("sampled", True)
     with np.load(shape.output(tmp_path, "SdfSamples")) as data:
         assert 0.2 < len(data["neg"]) / 50_000 < 0.5
+
+
+@pytest.mark.slow
+def test_the_survey_of_the_documentation_runs_on_any_folder(meshes, tmp_path):
+    results, picture = tmp_path / "results.json", tmp_path / "worst.png"
+    script = [sys.executable, str(ROOT / "benchmarks" / "preprocessing.py")]
+
+    def benchmark(*arguments):
+        done = subprocess.run(
+            [*script, *map(str, arguments)], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    benchmark("survey", results, meshes / "boxes")
+    entries = json.loads(results.read_text())
+    assert sorted(entry["status"] for entry in entries.values()) == [
+        "rejected",
+        "sampled",
+        "sampled",
+    ]
+    assert "| boxes | 3 | 2 | 0 | 0 | 1 | 0 | 0 |" in benchmark("tables", results)
+    assert all(entry.get("agreement", 1) > 0.999 for entry in entries.values())
+    benchmark("worst", results, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")

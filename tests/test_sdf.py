@@ -7,7 +7,7 @@ import trimesh
 
 from metasdf.errors import InputError
 from metasdf.mesh import normalise
-from metasdf.sdf import sample_points, sample_sdf, signed_distance
+from metasdf.sdf import NoSolidError, find_body, sample_points, sample_sdf, signed_distance
 
 
 def concatenate(*meshes):
@@ -102,8 +102,8 @@ def test_the_recipe_is_deepsdfs(test, wide, narrow):
 
 
 def test_samples_are_divided_by_sign_seeded_and_finite():
-    mesh = normalise(trimesh.creation.icosphere(3))
-    pos, neg = sample_sdf(mesh, 5000, np.random.default_rng(2))
+    body = find_body(normalise(trimesh.creation.icosphere(3)))
+    pos, neg = sample_sdf(body, 5000, np.random.default_rng(2))
     assert pos.dtype == neg.dtype == np.float32
     assert pos.shape[1] == neg.shape[1] == 4
     assert len(pos) + len(neg) == 5000
@@ -111,7 +111,7 @@ def test_samples_are_divided_by_sign_seeded_and_finite():
     assert (neg[:, 3] <= 0).all()
     for rows in (pos, neg):
         assert np.abs(np.linalg.norm(rows[:, :3], axis=1) - 1 / 1.03 - rows[:, 3]).max() < 0.02
-    again = sample_sdf(mesh, 5000, np.random.default_rng(2))
+    again = sample_sdf(body, 5000, np.random.default_rng(2))
     assert np.array_equal(pos, again[0])
     assert np.array_equal(neg, again[1])
 
@@ -120,5 +120,27 @@ def test_a_mesh_without_volume_is_refused():
     # Two sheets on one another, triangulated differently: closed, but nothing lies between.
     vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], float)
     faces = np.array([[0, 1, 2], [0, 2, 3], [1, 0, 3], [1, 3, 2]])
-    with pytest.raises(InputError, match="no volume"):
-        sample_sdf(normalise(trimesh.Trimesh(vertices, faces, process=False)), 1000)
+    with pytest.raises(NoSolidError, match="no thickness") as caught:
+        find_body(normalise(trimesh.Trimesh(vertices, faces, process=False)))
+    assert caught.value.quality.zero_thickness == 1
+    assert caught.value.quality.watertight
+
+
+def test_where_bodies_overlap_the_distance_is_that_of_their_union():
+    left = trimesh.creation.box((0.8, 0.8, 0.8)).apply_translation([-0.2, 0, 0])
+    right = left.copy().apply_translation([0.4, 0, 0])
+    both = normalise(concatenate(left, right))
+    half = both.bounds[1]
+    body = find_body(both)
+    assert body.quality.method == "winding number"
+    assert body.quality.hidden == pytest.approx(1 / 6, abs=0.02)
+    rows = np.concatenate(sample_sdf(body, 30_000))
+    assert len(rows) > 29_900
+    assert np.abs(rows[:, 3] - box_sdf(rows[:, :3].astype(float), half)).max() < 1e-6
+
+    right.invert()
+    body = find_body(normalise(concatenate(left, right)))  # winding 0 where they overlap
+    assert body.quality.method == "visibility, no border"
+    rows = np.concatenate(sample_sdf(body, 30_000))
+    assert len(rows) > 29_900
+    assert np.abs(rows[:, 3] - box_sdf(rows[:, :3].astype(float), half)).max() < 1e-6

@@ -1,13 +1,15 @@
 """Turn meshes into SDF samples on disk, in DeepSDF's format.
 
     preprocess.py MESH_OR_FOLDER --out DIR
-    preprocess.py --data_dir DIR --source FOLDER --name NAME --split FILE.json [--test | --surface]
+    preprocess.py --data_dir DIR --source FOLDER --name NAME --split FILE.json \\
+        [--test | --surface | --partial]
 
 The first form finds the meshes by itself (<class>/<instance>.obj, ShapeNet's layout, a folder of
 meshes, one mesh; obj ply stl off glb) and writes SDF samples, surface samples, normalisation and
-train/test splits. It leaves finished shapes alone unless --no-skip is given. The second form takes
-DeepSDF's flags and writes SDF samples, or with --surface the surface samples and normalisation. It
-redoes everything unless --skip is given. Either tells in DIR/report.json how each shape fared.
+train/test splits, with --partial a depth scan as well. It leaves finished files alone unless
+--no-skip is given. The second form takes DeepSDF's flags and writes SDF samples, or with --surface
+the surface samples, with --partial a depth scan, and the normalisation. It redoes everything unless
+--skip is given. Either tells in DIR/report.json how each shape fared.
 
 Exit codes: 0 all shapes are there, 1 some were rejected (by name and reason), 2 bad arguments.
 """
@@ -17,7 +19,14 @@ from collections import Counter
 
 from metasdf import preprocessing
 from metasdf.errors import InputError, run_command
-from metasdf.preprocessing import NORMALISATION, SDF_SAMPLES, SURFACE_SAMPLES
+from metasdf.preprocessing import (
+    NORMALISATION,
+    PARTIAL_SAMPLES,
+    SDF_SAMPLES,
+    SURFACE_SAMPLES,
+    USUAL_OUTPUTS,
+)
+from metasdf.sdf import OPEN_RULES
 
 SIMPLE_FORM = ("out", "classes", "train_fraction", "num_test", "num_surface")
 DEEPSDF_FORM = ("data_dir", "source", "split", "surface")
@@ -37,6 +46,10 @@ def parse() -> argparse.Namespace:
     add("--test", action="store_true", help="DeepSDF's wider spread of samples for test shapes")
     add("--seed", type=int, default=0)
     add("--num_samples", type=int, default=500_000, help="SDF samples a shape")
+    add("--open", choices=OPEN_RULES, default="reject", help="what becomes of open meshes")
+    add("--partial", action="store_true", help="a virtual depth scan, seen from one place")
+    add("--noise", type=float, help="its error in depth (default: 0; the shape's radius is 1)")
+    add("--num_partial", type=int, help="its points, at most (default: 10000)")
     add = parser.add_argument_group("first form").add_argument
     add("meshes", nargs="?", metavar="MESH_OR_FOLDER")
     add("--out", metavar="DIR", help="the data folder")
@@ -62,27 +75,33 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{option} is missing")
     if args.train_fraction is not None and args.num_test is not None:
         parser.error("--train_fraction and --num_test exclude each other")
-    if args.test and args.surface:
-        parser.error("--test and --surface exclude each other")
+    if not simple and args.test + args.surface + args.partial > 1:
+        parser.error("--test, --surface and --partial exclude each other")
+    for option in () if args.partial else ("noise", "num_partial"):
+        if getattr(args, option) is not None:
+            parser.error(f"--{option} goes with --partial")
     return args
 
 
 def main() -> int:
     args = parse()
-    options = {"num_samples": args.num_samples, "seed": args.seed, "test": args.test}
+    options = {name: getattr(args, name) for name in ("num_samples", "seed", "test", "open")}
+    for name in ("noise", "num_partial", "num_surface"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
+    scan = (PARTIAL_SAMPLES,) if args.partial else ()
     if args.meshes is not None:
         split = {"train_fraction": args.train_fraction, "num_test": args.num_test}
         split = {key: value for key, value in split.items() if value is not None}
         preprocessing.check_split(**split)
         out, skip = args.out, args.skip is not False
         shapes = preprocessing.find_shapes(args.meshes, args.name, args.classes)
-        if args.num_surface is not None:
-            options["num_surface"] = args.num_surface
+        options["outputs"] = USUAL_OUTPUTS + scan
     else:
         out, skip = args.data_dir, bool(args.skip)
         shapes = preprocessing.shapes_of_split(args.source, args.name, args.split)
-        surface = (SURFACE_SAMPLES, NORMALISATION)
-        options["outputs"] = surface if args.surface else (SDF_SAMPLES,)
+        points = (SURFACE_SAMPLES,) if args.surface else scan
+        options["outputs"] = (*points, NORMALISATION) if points else (SDF_SAMPLES,)
     settings = preprocessing.Settings(**options)
     records = preprocessing.preprocess(shapes, out, settings, threads=args.threads, skip=skip)
     if args.meshes is not None:
