@@ -37,6 +37,8 @@ DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 
+MAX_COORDINATE = 1e4  # far outside the unit ball; such samples would ruin the training of all
+
 SURFACE_FOLDER = {"levelset": "SurfaceSamples", "partial": "PartialSamples"}
 
 
@@ -77,12 +79,14 @@ def read_split(path: str | os.PathLike) -> list[ShapeName]:
         raise InputError(f"{path}: is not of the form {{dataset: {{class: [name]}}}}") from None
     for shape in shapes:
         if not all(isinstance(part, str) and part not in ("", ".", "..") for part in shape) or any(
-            character in part for part in shape for character in "/\\\0"
+            character in "/\\\0" or "\ud800" <= character <= "\udfff"
+            for part in shape
+            for character in part
         ):
             raise InputError(f"{path}: {list(shape)!r} cannot name a shape's file")
     if not shapes:
-        raise InputError(f"{path}: names no shapes")
-    return shapes
+        raise InputError(f"{path}: names no shapes; give another split file")
+    return list(dict.fromkeys(shapes))
 
 
 def map_npz(path: Path, name: str) -> np.ndarray:
@@ -148,7 +152,8 @@ class Normalisation(NamedTuple):
     scale: float
 
     def apply(self, points: np.ndarray) -> np.ndarray:
-        return ((points + self.offset) * self.scale).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return ((points + self.offset) * self.scale).astype(np.float32)
 
     def invert(self, points: np.ndarray) -> np.ndarray:
         return points / self.scale - self.offset
@@ -193,8 +198,12 @@ class Samples:
             if rows.ndim != 2 or rows.shape[1] != 4 or not np.issubdtype(rows.dtype, np.floating):
                 raise InputError(f"{path}: {name} is {rows.dtype} {list(rows.shape)}, want [n, 4]")
             # Looking at the start is enough for all but odd files, and quick for thousands.
-            if not _finite(rows[:1024]).any() and not _finite(rows).any():
+            start = _finite(rows[:1024])
+            if not start.any() and not _finite(rows).any():
                 raise InputError(f"{path}: {name} has no finite rows")
+            largest = np.abs(rows[:1024][start]).max(initial=0)
+            if largest > MAX_COORDINATE:
+                raise InputError(f"{path}: {name} is not normalised, it holds {largest:.3g}")
             arrays.append(rows)
         if not any(isinstance(rows.base, np.memmap) for rows in arrays):
             self._read = arrays[0], arrays[1]
@@ -207,8 +216,11 @@ class Samples:
     def surface(self, folder: str = "SurfaceSamples") -> np.ndarray:
         """Points on the surface, (n, 3) float32, in the normalised frame."""
         if folder not in self._surfaces:
-            points = read_points(self.shape.file(self.data_source, folder, ".ply"))
-            self._surfaces[folder] = self.normalisation.apply(points)
+            path = self.shape.file(self.data_source, folder, ".ply")
+            points = self.normalisation.apply(read_points(path))
+            if not np.abs(points).max() <= MAX_COORDINATE:
+                raise InputError(f"{path}: its points lie far outside the normalised frame")
+            self._surfaces[folder] = points
         return self._surfaces[folder]
 
     @cached_property
@@ -226,6 +238,18 @@ class Samples:
         pos, neg = self.signed
         half = count // 2
         return np.concatenate([_draw_rows(pos, count - half, rng), _draw_rows(neg, half, rng)])
+
+    def draw_apart(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Two draws of count // 2 rows like `draw_signed`, no row of the file in both."""
+        parts: tuple[list, list] = ([], [])
+        quarter = count // 4
+        for rows, number in zip(self.signed, (count // 2 - quarter, quarter), strict=True):
+            order = rng.permutation(np.flatnonzero(_finite(rows)))
+            for part, among in zip(parts, np.array_split(order, 2), strict=True):
+                # A single row is in both; there is no other.
+                among = among if len(among) else order
+                part.append(rows[among[rng.integers(len(among), size=number)]].astype(np.float32))
+        return np.concatenate(parts[0]), np.concatenate(parts[1])
 
     def draw_surface(self, count: int, rng: np.random.Generator, folder: str) -> np.ndarray:
         """`count` surface points, with replacement only where there are fewer: (count, 3)."""
@@ -260,18 +284,18 @@ def draw_task(
     """One task: context and query, each (x (n, 3), y (n, 1)) float32.
 
     "dense": a random half of the SDF samples is context, and query is all of them, or with
-    query = "held_out" the other half. "levelset", "partial": surface points with distance 0 are
-    context, all SDF samples are query.
+    query = "held_out" as many that are not in the context. "levelset", "partial": surface points
+    with distance 0 are context, all SDF samples are query.
     """
-    rows = samples.draw_signed(sdf_samples, rng)
-    if context_mode == "dense":
-        order = rng.permutation(len(rows))
-        context = rows[order[: len(rows) // 2]]
-        query_rows = rows if query == "all" else rows[order[len(rows) // 2 :]]
+    if context_mode == "dense" and query == "held_out":
+        context, query_rows = samples.draw_apart(sdf_samples, rng)
+    elif context_mode == "dense":
+        query_rows = samples.draw_signed(sdf_samples, rng)
+        context = query_rows[rng.permutation(len(query_rows))[: len(query_rows) // 2]]
     else:
+        query_rows = samples.draw_signed(sdf_samples, rng)
         points = samples.draw_surface(surface_samples, rng, SURFACE_FOLDER[context_mode])
         context = np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1)
-        query_rows = rows
     return {
         "context": (context[:, :3], context[:, 3:]),
         "query": (query_rows[:, :3], query_rows[:, 3:]),
@@ -368,4 +392,6 @@ def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:
 
 def to_device(batch: Task, device: torch.device) -> Task:
     """The batch's tensors on `device`."""
-    return {part: tuple(t.to(device, non_blocking=True) for t in xy) for part, xy in batch.items()}
+    # Not `non_blocking`: from memory that is not pinned it gains nothing, and on MPS it may read
+    # what has been freed meanwhile.
+    return {part: tuple(t.to(device) for t in xy) for part, xy in batch.items()}

