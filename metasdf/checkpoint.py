@@ -42,7 +42,11 @@ def build_model(curriculum: Mapping[str, Any]) -> MetaSDF:
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     """Write tensors, numbers, strings, lists and dicts of these, atomically."""
     with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+        try:
+            torch.save({"format": FORMAT, **state}, temporary)
+        except RuntimeError as error:  # how torch reports a full disk
+            reason = str(error).split("\n")[0]
+            raise InputError(f"{path}: cannot be written ({reason}); is the disk full?") from error
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -57,6 +61,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise InputError(f"{path}: is no checkpoint of ours or is damaged ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: is no checkpoint of ours (no format {FORMAT} entry)")
+    if missing := {"curriculum", "epoch", "model", "optimizer"} - state.keys():
+        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; train anew")
     return state
 
 

@@ -32,6 +32,7 @@ class Key:
     help: str
     choices: tuple[str, ...] = ()
     minimum: float | None = None
+    maximum: float | None = None
     is_path: bool = False
     shapes_network: bool = False  # a checkpoint cannot be continued with another value
 
@@ -49,6 +50,8 @@ class Key:
             raise InputError(f"{name}: {value!r} is not a finite number")
         if self.minimum is not None and not value >= self.minimum:
             raise InputError(f"{name}: {value!r} is too small; the least is {self.minimum}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise InputError(f"{name}: {value!r} is too large; the most is {self.maximum}")
         return value
 
     def parse(self, name: str, text: str) -> Any:
@@ -87,9 +90,9 @@ KEYS: dict[str, Key] = {
     "hidden_layers": Key(int, 8, "width -> width layers", minimum=0, shapes_network=True),
     "hidden_features": Key(int, 512, "width", minimum=1, shapes_network=True),
     "frequencies": Key(
-        int, 5, "octaves of the positional encoding", minimum=0, shapes_network=True
+        int, 5, "octaves of the positional encoding", minimum=0, maximum=64, shapes_network=True
     ),
-    "w0": Key(float, 30.0, "frequency factor of SIREN", shapes_network=True),
+    "w0": Key(float, 30.0, "frequency factor of SIREN", minimum=1e-3, shapes_network=True),
     # Meta-learning
     "training_mode": Key(
         str,
@@ -113,7 +116,7 @@ KEYS: dict[str, Key] = {
     "num_epochs": Key(int, 3000, "passes over the training shapes", minimum=1),
     "validate_every": Key(int, 1, "epochs between validations", minimum=1),
     "checkpoint_every": Key(int, 100, "epochs between numbered checkpoints", minimum=1),
-    "seed": Key(int, 0, "seed of every random number", minimum=0),
+    "seed": Key(int, 0, "seed of every random number", minimum=0, maximum=2**63 - 1),
     "output_dir": Key(str, REQUIRED, "folder for checkpoints and logs", is_path=True),
     # Reconstruction
     "reconstruction_output_dir": Key(str, REQUIRED, "folder for meshes", is_path=True),
@@ -231,6 +234,13 @@ class CommandLine(argparse.ArgumentParser):
     def overrides(options: argparse.Namespace) -> dict[str, Any]:
         """The curriculum keys that were given on the command line."""
         return {name: value for name, value in vars(options).items() if name in KEYS}
+
+
+def whole_number(text: str) -> int:
+    """A command-line value that counts something: 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def _parser(name: str, key: Key) -> Callable[[str], Any]:

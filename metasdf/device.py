@@ -16,7 +16,9 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(device for device, there in present.items() if there)
-    if not present.get(name.split(":")[0], False):
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not present.get(kind, False) or (index and not (index.isdecimal() and int(index) < count)):
         raise InputError(f"--device {name}: not available on this machine; try auto or cpu")
     return torch.device(name)
 

@@ -1,5 +1,6 @@
 """Errors a user can mend, and how commands end: one clear line and exit code 2, no traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,12 @@ def run_command(main: Callable[[], int]) -> None:
         code = main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:  # a full disk, a file where a folder is wanted
+        print(f"error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

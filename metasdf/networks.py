@@ -47,9 +47,11 @@ class BatchLinear(nn.Linear, MetaModule):
     def forward(self, x: Tensor, params: Params | None = None) -> Tensor:
         if params is None:
             return super().forward(x)
-        weight, bias = params["weight"], params["bias"]
+        weight, bias = params["weight"], params.get("bias")
         if weight.dim() == 2:
             return nn.functional.linear(x, weight, bias)
+        if bias is None:
+            return torch.bmm(x, weight.transpose(-1, -2))
         return torch.baddbmm(bias.unsqueeze(-2), x, weight.transpose(-1, -2))
 
 
@@ -60,6 +62,8 @@ class MetaSequential(nn.Sequential, MetaModule):
         for name, layer in self.named_children():
             if isinstance(layer, MetaModule):
                 x = layer(x, params=self.get_subdict(params, name))
+            elif params is not None and any(True for _ in layer.parameters()):
+                raise TypeError(f"{type(layer).__name__} ignores `params`; take a MetaModule")
             else:
                 x = layer(x)
         return x

@@ -158,6 +158,7 @@ def reconstruct_split(
     shapes = read_split(curriculum["test_split"])
     if not Path(curriculum["data_source"]).is_dir():
         raise InputError(f"data_source: {curriculum['data_source']} is not a folder")
+    (output / RECORD).unlink(missing_ok=True)  # it would speak of meshes that are replaced below
     records = []
     model = model.to(device).eval()
     resolution = curriculum["resolution"]
@@ -165,14 +166,16 @@ def reconstruct_split(
     for shape in progress:
         record = {"shape": str(shape), "file": None, "error": None}
         records.append(record)
+        file = f"{shape}.ply"
         try:
             mesh, measured = reconstruct_shape(model, curriculum, shape, device)
+            write_ply(output / file, mesh)
         except (InputError, NoSurfaceError) as error:
+            (output / file).unlink(missing_ok=True)  # of an earlier run
             record["error"] = str(error)
             progress.write(f"failed: {shape}: {error}", file=sys.stderr)
             continue
-        record.update(measured, file=f"{shape}.ply")
-        write_ply(output / record["file"], mesh)
+        record.update(measured, file=file)
     has_initialisation = write_initialisation(model, output, resolution, device)
     done = [shape for shape, r in zip(shapes, records, strict=True) if not r["error"]]
     last = curriculum["reconstruction_steps"]
@@ -204,6 +207,7 @@ def write_initialisation(
     try:
         mesh = mesh_field(model, model.adapt(nothing, 0), resolution, device)
     except NoSurfaceError:
+        (output / INITIALISATION).unlink(missing_ok=True)
         return False
     write_ply(output / INITIALISATION, mesh)
     return True

@@ -6,7 +6,7 @@ Prints a table and writes evaluation.json and evaluation.csv beside the meshes.
 import os
 
 from metasdf.curriculum import CommandLine
-from metasdf.errors import run_command
+from metasdf.errors import InputError, run_command
 from metasdf.evaluation import evaluate_folder, metrics, table, write_results
 from metasdf.files import write_json
 from metasdf.gallery import write_gallery
@@ -24,6 +24,8 @@ def main() -> int:
     parser.add_argument("--metrics", metavar="JSON", help="also write the means, one flat object")
     parser.add_argument("--gallery", metavar="PNG", help="also draw truth beside reconstruction")
     options = parser.parse()
+    if options.gallery and not options.gallery.lower().endswith(".png"):
+        raise InputError(f"--gallery {options.gallery}: must end in .png")
     data_source = options.data_source and os.path.abspath(options.data_source)
     result, failed = evaluate_folder(options.folder, data_source, not options.no_nearest)
     write_results(options.folder, result)

@@ -6,7 +6,7 @@ The network comes from the checkpoint; data, context and resolution from the cur
 from pathlib import Path
 
 from metasdf.checkpoint import load_model
-from metasdf.curriculum import CommandLine, load_curriculum
+from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
 from metasdf.device import DEVICES, choose_device
 from metasdf.errors import run_command
 from metasdf.reconstruction import reconstruct_split
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", required=True, help="a .pth file that run_train.py wrote")
     parser.add_argument(
         "--trajectories",
-        type=int,
+        type=whole_number,
         default=0,
         metavar="N",
         help="also mesh the first N shapes after every inner step",
@@ -30,7 +30,9 @@ def main() -> int:
     options = parser.parse()
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, parser.overrides(options))
     device = choose_device(options.device)
-    model, _ = load_model(options.checkpoint)
+    model, trained = load_model(options.checkpoint)
+    curriculum |= {name: trained[name] for name, key in KEYS.items() if key.shapes_network}
+    curriculum["train_split"] = trained["train_split"]  # whose nearest shape is a yardstick
     failed = reconstruct_split(model, curriculum, device, options.checkpoint, options.trajectories)
     return 1 if failed else 0
 
