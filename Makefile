@@ -1,12 +1,13 @@
 # make demo   set up, then the main job on procedural tables: output/demo/{metrics.json,gallery.png}
 # make test   set up, then lint and tests
+# make bench  set up, then speed tables: preprocessing beside trimesh's own function
 # make setup  only .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 
-.PHONY: setup demo test clean
+.PHONY: setup demo test bench clean
 
 setup: .venv/ready
 
@@ -32,6 +33,9 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto
+
+bench: setup
+	$(BIN)/python benchmarks/preprocessing.py speed
 
 clean:
 	rm -rf .venv output

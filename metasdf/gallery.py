@@ -43,6 +43,11 @@ def picture(mesh: trimesh.Trimesh) -> np.ndarray:
     return render(mesh, PIXELS, frame=UNIT_BALL)
 
 
+def short(shape: ShapeName) -> str:
+    """The instance, cut to fit above a picture."""
+    return shape.instance if len(shape.instance) <= 22 else shape.instance[:20] + "…"
+
+
 def write_gallery(
     path: str | os.PathLike,
     folder: str | os.PathLike,
@@ -66,7 +71,7 @@ def write_gallery(
         except InputError as error:
             print(f"not drawn: {shape}: {error}", file=sys.stderr)
             continue
-        cells += zip((f"{shape.instance}: truth", "reconstruction"), pair, strict=True)
+        cells += zip((f"{short(shape)}: truth", "reconstruction"), pair, strict=True)
     trajectories = [
         trajectory_row(folder, data_source, ShapeName(*name.split("/")), record["trajectory_steps"])
         for name in record["trajectories"]
@@ -84,7 +89,7 @@ def trajectory_row(
     """Initialisation, the mesh after each of `steps`, truth; blank where there was no surface."""
     row = []
     for k in steps:
-        label = f"{shape.instance}: initialisation" if k == 0 else f"after step {k}"
+        label = f"{short(shape)}: initialisation" if k == 0 else f"after step {k}"
         file = folder / "steps" / f"{shape}_{k}.ply"
         row.append((label, picture(load_mesh(file)) if file.exists() else BLANK))
     return [*row, ("truth", truth_picture(data_source, shape))]
