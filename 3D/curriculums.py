@@ -55,6 +55,44 @@ benches_debug = {
     "lr": 1e-3,
 }
 
+# What the paper compares with, on the data of planes_relu. DeepSDF with its published values.
+
+_DEEPSDF = {
+    "method": "autodecoder",
+    "network": "relu",
+    "hidden_layers": 7,
+    "hidden_features": 512,
+    "latent_features": 256,
+    "dropout": 0.2,
+    "training_mode": "l1",
+    "clamp": 0.1,
+    "lr": 5e-4,
+    "code_lr": 1e-3,
+    "lr_decay_epochs": 500,
+    "code_steps": 800,
+}
+
+planes_autodecoder = {
+    **_folders("planes_autodecoder", "../data", "planes"),
+    **_DEEPSDF,
+    "SDFSamplesPerScene": 16384,
+    "ScenesPerBatch": 64,
+    "num_epochs": 2000,
+    "validate_every": 500,  # fits 800 steps for each test shape
+}
+planes_set_concat = {
+    **planes_relu,
+    **_folders("planes_set_concat", "../data", "planes"),
+    "method": "set_concat",
+    "latent_features": 256,
+}
+planes_set_hyper = {
+    **planes_set_concat,
+    **_folders("planes_set_hyper", "../data", "planes"),
+    "method": "set_hyper",
+    "lr": 1e-4,  # every weight of the field moves with all of its hypernetwork's
+}
+
 # Small SIRENs, minutes on a CPU.
 
 _SIREN = {
@@ -88,6 +126,36 @@ tables_tiny = {
     "reconstruction_sdf_samples": 20000,
     "reconstruction_steps": 8,
     "resolution": 96,
+}
+
+# The methods to compare with, on the same tables.
+
+
+def _tables(name):
+    return {
+        **tables_tiny,
+        "output_dir": f"../output/demo/{name}",
+        "reconstruction_output_dir": f"../output/demo/{name}/reconstructions",
+        "latent_features": 32,
+        "reconstruction_steps": None,
+    }
+
+
+tables_tiny_autodecoder = {
+    **_tables("tables_tiny_autodecoder"),
+    **_DEEPSDF,
+    "hidden_layers": 3,
+    "hidden_features": 128,
+    "latent_features": 32,
+    "dropout": 0.0,  # 128 features are few enough
+    "code_steps": 200,
+    "validate_every": 52,
+}
+tables_tiny_set_concat = {**_tables("tables_tiny_set_concat"), "method": "set_concat"}
+tables_tiny_set_hyper = {
+    **_tables("tables_tiny_set_hyper"),
+    "method": "set_hyper",
+    "lr": 1e-4,
 }
 
 # Eight planes of ShapeNet, six to train on: not enough to learn planes, enough to try real data.

@@ -1,41 +1,88 @@
 """Checkpoints: the curriculum and all state, enough to rebuild a model and to go on training."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from metasdf.baselines import (
+    AutoDecoder,
+    Concatenation,
+    DeepSDFDecoder,
+    EncoderSDF,
+    Hypernetwork,
+    SetEncoder,
+)
 from metasdf.curriculum import KEYS
 from metasdf.errors import InputError
 from metasdf.files import atomic_path
 from metasdf.losses import build_loss
 from metasdf.maml import MetaSDF
+from metasdf.method import Method
 from metasdf.networks import CoordinateNetwork
 
 FORMAT = 1
 
 
-def build_model(curriculum: Mapping[str, Any]) -> MetaSDF:
-    """The untrained model a curriculum describes, on the CPU; init from torch's random state."""
-    loss = build_loss(curriculum["training_mode"])
-    network = CoordinateNetwork(
+def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
+    """The untrained model a curriculum describes, on the CPU; init from torch's random state.
+
+    num_shapes: the number of training shapes, each of which has a latent code of its own in an
+    auto-decoder.
+    """
+    method = curriculum["method"]
+    loss = build_loss(curriculum["training_mode"], curriculum["clamp"])
+    latent_features = curriculum["latent_features"]
+    if method == "autodecoder":
+        return AutoDecoder(
+            _build_deepsdf(curriculum, loss.out_features),
+            loss,
+            latent_features=latent_features,
+            num_shapes=num_shapes,
+            num_steps=curriculum["code_steps"],
+        )
+    network = _build_network(curriculum, loss.out_features)
+    if method == "metasdf":
+        return MetaSDF(
+            network,
+            loss,
+            step_size_type=curriculum["lr_type"],
+            num_steps=curriculum["num_meta_steps"],
+            initial_step_size=curriculum["init_lr"],
+            first_order=curriculum["first_order"],
+        )
+    conditioning = {"set_concat": Concatenation, "set_hyper": Hypernetwork}[method]
+    encoder = SetEncoder(3, latent_features, curriculum["hidden_features"])
+    return EncoderSDF(encoder, conditioning(network, latent_features), loss)
+
+
+def _build_network(curriculum: Mapping[str, Any], out_features: int) -> CoordinateNetwork:
+    return CoordinateNetwork(
         curriculum["network"],
         in_features=3,
-        out_features=loss.out_features,
+        out_features=out_features,
         hidden_features=curriculum["hidden_features"],
         hidden_layers=curriculum["hidden_layers"],
         frequencies=curriculum["frequencies"],
         w0=curriculum["w0"],
     )
-    return MetaSDF(
-        network,
-        loss,
-        step_size_type=curriculum["lr_type"],
-        num_steps=curriculum["num_meta_steps"],
-        initial_step_size=curriculum["init_lr"],
-        first_order=curriculum["first_order"],
+
+
+def _build_deepsdf(curriculum: Mapping[str, Any], out_features: int) -> DeepSDFDecoder:
+    if curriculum["network"] != "relu":
+        raise InputError(
+            f"network: {curriculum['network']!r} does not go with method autodecoder, which has "
+            f"DeepSDF's own network; set it to relu"
+        )
+    return DeepSDFDecoder(
+        in_features=3,
+        out_features=out_features,
+        latent_features=curriculum["latent_features"],
+        hidden_features=curriculum["hidden_features"],
+        hidden_layers=curriculum["hidden_layers"],
+        dropout=curriculum["dropout"],
     )
 
 
@@ -66,23 +113,40 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return state
 
 
-def load_model(path: str | os.PathLike) -> tuple[MetaSDF, dict[str, Any]]:
+def load_model(path: str | os.PathLike) -> tuple[Method, dict[str, Any]]:
     """The trained model of a checkpoint, in evaluation mode, and the curriculum it came from."""
     state = load_checkpoint(path)
     try:
-        model = build_model(state["curriculum"])
+        curriculum = _with_defaults(state["curriculum"])
+        model = build_model(curriculum, len(state.get("train_shapes", ())))
         model.load_state_dict(state["model"])
     except (KeyError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{path}: does not hold what its curriculum says ({reason})") from error
-    return model.eval(), state["curriculum"]
+    return model.eval(), curriculum
 
 
-def check_continues(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """InputError if a checkpoint's model differs from the one the curriculum describes."""
+def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved curriculum, with the defaults of keys that are newer than the checkpoint."""
+    return {name: saved.get(name, key.default) for name, key in KEYS.items()}
+
+
+def check_continues(
+    path: Path, state: Mapping[str, Any], wanted: Mapping[str, Any], shapes: Sequence[str]
+) -> None:
+    """InputError if a checkpoint's model differs from the one the curriculum describes.
+
+    shapes: names of the training shapes; an auto-decoder has a latent code for each.
+    """
+    saved = _with_defaults(state["curriculum"])
     for name, key in KEYS.items():
-        if key.shapes_network and saved.get(name) != wanted[name]:
+        if key.shapes_network and saved[name] != wanted[name]:
             raise InputError(
-                f"{path}: was trained with {name} = {saved.get(name)!r}, not {wanted[name]!r}; "
+                f"{path}: was trained with {name} = {saved[name]!r}, not {wanted[name]!r}; "
                 f"use the same value, or another output_dir for a new model"
             )
+    if wanted["method"] == "autodecoder" and state["train_shapes"] != list(shapes):
+        raise InputError(
+            f"{path}: has latent codes for other training shapes than those that are usable now; "
+            f"use the same train_split and data, or another output_dir for a new model"
+        )

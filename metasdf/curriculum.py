@@ -20,6 +20,12 @@ from metasdf.maml import STEP_SIZE_TYPES
 from metasdf.networks import NETWORKS
 
 CONTEXT_MODES = ("dense", "levelset", "partial")
+METHODS = (
+    "metasdf",  # gradient steps from a learned initialisation
+    "autodecoder",  # DeepSDF: a latent code per shape, found by optimisation
+    "set_concat",  # PointNet encoder, latent code concatenated to the coordinates
+    "set_hyper",  # PointNet encoder, hypernetwork from latent code to all weights
+)
 REQUIRED = object()
 
 
@@ -86,6 +92,7 @@ KEYS: dict[str, Key] = {
     "SDFSamplesPerScene": Key(int, 8000, "SDF samples per shape and step", minimum=4),
     "LevelsetSamplesPerScene": Key(int, 4000, "surface points per shape and step", minimum=1),
     # Network
+    "method": Key(str, "metasdf", "how a shape's field is found", METHODS, shapes_network=True),
     "network": Key(str, "relu", "kind of coordinate network", NETWORKS, shapes_network=True),
     "hidden_layers": Key(int, 8, "width -> width layers", minimum=0, shapes_network=True),
     "hidden_features": Key(int, 512, "width", minimum=1, shapes_network=True),
@@ -93,6 +100,10 @@ KEYS: dict[str, Key] = {
         int, 5, "octaves of the positional encoding", minimum=0, maximum=64, shapes_network=True
     ),
     "w0": Key(float, 30.0, "frequency factor of SIREN", minimum=1e-3, shapes_network=True),
+    "latent_features": Key(
+        int, 256, "all methods but metasdf: size of a latent code", minimum=1, shapes_network=True
+    ),
+    "dropout": Key(float, 0.2, "autodecoder: share of features dropped in training", minimum=0),
     # Meta-learning
     "training_mode": Key(
         str,
@@ -100,6 +111,9 @@ KEYS: dict[str, Key] = {
         "loss: sign and distance, or distance",
         TRAINING_MODES,
         shapes_network=True,
+    ),
+    "clamp": Key(
+        float, None, "l1, l2: distances count up to this (none: any distance)", minimum=1e-3
     ),
     "num_meta_steps": Key(int, 5, "inner steps K in training", minimum=1, shapes_network=True),
     "lr_type": Key(
@@ -109,6 +123,7 @@ KEYS: dict[str, Key] = {
     "first_order": Key(bool, False, "no second derivatives (FOMAML)"),
     # Outer loop
     "lr": Key(float, 5e-4, "step size of Adam, the outer optimiser", minimum=0),
+    "code_lr": Key(float, 1e-3, "autodecoder: step size of Adam on latent codes", minimum=0),
     "lr_decay_epochs": Key(int, 350, "epochs after which lr is multiplied", minimum=1),
     "lr_decay_factor": Key(float, 0.5, "by what lr is multiplied"),
     "gradient_clip": Key(float, 0.5, "largest absolute value in a meta-gradient", minimum=0),
@@ -126,8 +141,11 @@ KEYS: dict[str, Key] = {
     "reconstruction_levelset_samples": Key(
         int, 10_000, "levelset and partial mode: surface points", minimum=1
     ),
+    "code_steps": Key(
+        int, 800, "autodecoder: steps of Adam that fit a new shape's latent code", minimum=1
+    ),
     "reconstruction_steps": Key(
-        int, None, "inner steps at test time (none: as in training)", minimum=0
+        int, None, "steps at test time (none: num_meta_steps or code_steps)", minimum=0
     ),
     "resolution": Key(int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2),
 }

@@ -24,12 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from plyfile import PlyData, PlyParseError
-from torch import Tensor
 
 from metasdf.errors import InputError
 from metasdf.files import read_json
 
-Task = dict[str, tuple[Tensor, Tensor]]
+Task = dict[str, Any]  # "context" and "query", each (x, y); see SDFDataset.batch
 
 # What reading a damaged npz file raises: a flipped byte can look like a password or a long array.
 DAMAGED = (
@@ -365,11 +364,16 @@ class SDFDataset:
         return -(-len(self.samples) // self.curriculum["ScenesPerBatch"])
 
     def batch(self, epoch: int, number: int) -> Task:
-        """Batch `number` of an epoch: context and query as (x [T, N, 3], y [T, N, 1])."""
+        """Batch `number` of an epoch: context and query as (x [T, N, 3], y [T, N, 1]).
+
+        It also says which shapes it holds, "index" [T] into `samples`, and its "epoch".
+        """
         shuffled = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, 0])
         order = shuffled.permutation(len(self.samples))
         size = self.curriculum["ScenesPerBatch"]
-        return stack([self.task(i, epoch) for i in order[number * size : (number + 1) * size]])
+        index = order[number * size : (number + 1) * size]
+        tasks = stack([self.task(i, epoch) for i in index])
+        return {**tasks, "index": torch.from_numpy(index), "epoch": epoch}
 
     def batches(self, epoch: int) -> Iterator[Task]:
         """The batches of one epoch, each drawn in the background while the last is used."""
@@ -391,7 +395,8 @@ def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:
 
 
 def to_device(batch: Task, device: torch.device) -> Task:
-    """The batch's tensors on `device`."""
+    """The batch with context and query on `device`."""
     # Not `non_blocking`: from memory that is not pinned it gains nothing, and on MPS it may read
     # what has been freed meanwhile.
-    return {part: tuple(t.to(device) for t in xy) for part, xy in batch.items()}
+    moved = {part: tuple(t.to(device) for t in batch[part]) for part in ("context", "query")}
+    return {**batch, **moved}

@@ -18,22 +18,30 @@ IGNORED_DISTANCE = -1.0  # a query target of exactly this has a known sign, an u
 class DistanceLoss(nn.Module):
     """Mean |f - s| or (f - s)^2 over points, for networks with one output, the distance f.
 
-    inner, outer: "l1" or "l2".
+    inner, outer: "l1" or "l2". clamp: both f and s are first clamped to [-clamp, clamp], so that
+    only what is near the surface counts (DeepSDF, Park et al. 2019, eq. 4); None: they are not.
     """
 
     out_features = 1
     _distances: ClassVar = {"l1": torch.abs, "l2": torch.square}
 
-    def __init__(self, inner: str = "l1", outer: str = "l1") -> None:
+    def __init__(self, inner: str = "l1", outer: str = "l1", clamp: float | None = None) -> None:
         super().__init__()
+        self.clamp = clamp
         self._inner = self._distances[inner]
         self._outer = self._distances[outer]
 
     def inner(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return self._inner(prediction - target).mean(dim=(-2, -1))
+        return self._inner(self._difference(prediction, target)).mean(dim=(-2, -1))
 
     def outer(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return self._outer(prediction - target).mean()
+        return self._outer(self._difference(prediction, target)).mean()
+
+    def _difference(self, prediction: Tensor, target: Tensor) -> Tensor:
+        if self.clamp is not None:
+            prediction = prediction.clamp(-self.clamp, self.clamp)
+            target = target.clamp(-self.clamp, self.clamp)
+        return prediction - target
 
     @staticmethod
     def signed_distance(prediction: Tensor) -> Tensor:
@@ -86,12 +94,17 @@ class CompositeLoss(nn.Module):
 TRAINING_MODES = ("multitask", "l1", "l2")
 
 
-def build_loss(training_mode: str) -> DistanceLoss | CompositeLoss:
-    """ "multitask": composite inside and outside. "l1", "l2": that loss inside, L1 outside."""
+def build_loss(training_mode: str, clamp: float | None = None) -> DistanceLoss | CompositeLoss:
+    """ "multitask": composite inside and outside. "l1", "l2": that loss inside, L1 outside.
+
+    clamp: see `DistanceLoss`; an InputError with "multitask", which knows no clamping.
+    """
     if training_mode == "multitask":
+        if clamp is not None:
+            raise InputError("clamp: goes with training_mode l1 or l2; set it to none")
         return CompositeLoss()
     if training_mode in ("l1", "l2"):
-        return DistanceLoss(inner=training_mode, outer="l1")
+        return DistanceLoss(inner=training_mode, outer="l1", clamp=clamp)
     choices = ", ".join(TRAINING_MODES)
     raise InputError(f"training_mode: {training_mode!r} is unknown; choose one of {choices}")
 

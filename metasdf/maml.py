@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metasdf.errors import InputError
 from metasdf.losses import CompositeLoss, DistanceLoss
+from metasdf.method import Method
 from metasdf.networks import Params, apply_per_task, meta_parameters
 
 STEP_SIZE_TYPES = (
@@ -112,7 +113,7 @@ class StepSizes(nn.Module):
         return {name: sizes[k] for name, sizes in zip(self.names, self.values, strict=True)}
 
 
-class MetaSDF(nn.Module):
+class MetaSDF(Method):
     """A learned initialisation with learned step sizes.
 
     network: a `MetaModule`, a torchmeta MetaModule or any `nn.Module`; x [N, d] -> [N, c].
@@ -174,13 +175,3 @@ class MetaSDF(nn.Module):
     def predict(self, x: Tensor, params: Params) -> Tensor:
         """The adapted networks' outputs at x [T, N, d]: [T, N, c]."""
         return apply_per_task(self.network, x, params)
-
-    def signed_distance(self, x: Tensor, params: Params) -> Tensor:
-        """The adapted fields at x [T, N, d]: [T, N, 1], negative inside."""
-        return self.loss.signed_distance(self.predict(x, params))
-
-    def forward(
-        self, context: tuple[Tensor, Tensor], query_x: Tensor, num_steps: int | None = None
-    ) -> Tensor:
-        """Adapt to the context, then evaluate at query_x [T, M, d]: [T, M, c]."""
-        return self.predict(query_x, self.adapt(context, num_steps))

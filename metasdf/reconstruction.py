@@ -21,11 +21,11 @@ from metasdf.device import synchronize
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, write_json
 from metasdf.losses import misclassified_percentage
-from metasdf.maml import MetaSDF
-from metasdf.networks import Params
+from metasdf.method import Method
 
 RECORD = "reconstructions.json"
 INITIALISATION = "initialisation.ply"
+SHOWN_STEPS = 10  # of a trajectory, besides the last
 POINTS_PER_CALL = 2**13  # small enough for the processor's caches
 
 
@@ -84,12 +84,12 @@ def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
 
 
 def mesh_field(
-    model: MetaSDF, params: Params, resolution: int, device: torch.device
+    model: Method, fields: Any, resolution: int, device: torch.device
 ) -> trimesh.Trimesh:
-    """Mesh one adapted network (`params` with a leading task dimension of 1)."""
+    """Mesh one fitted field (`fields` from `model.adapt`, of a single task)."""
     return extract_mesh(
         evaluate_grid(
-            lambda x: model.signed_distance(x.unsqueeze(0), params)[0, :, 0], resolution, device
+            lambda x: model.signed_distance(x.unsqueeze(0), fields)[0, :, 0], resolution, device
         )
     )
 
@@ -100,7 +100,7 @@ def shape_rng(seed: int, shape: ShapeName) -> np.random.Generator:
 
 
 def reconstruct_shape(
-    model: MetaSDF, curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device
+    model: Method, curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device
 ) -> tuple[trimesh.Trimesh, dict[str, Any]]:
     """Adapt to one shape and mesh it; the mesh, in the normalised frame, and its record.
 
@@ -119,14 +119,14 @@ def reconstruct_shape(
     batch = to_device(stack([task]), device)
     synchronize(device)
     start = time.perf_counter()
-    params = model.adapt(batch["context"], curriculum["reconstruction_steps"])
+    fields = model.adapt(batch["context"], curriculum["reconstruction_steps"])
     synchronize(device)
     adapted = time.perf_counter()
     query_x, query_y = batch["query"]
     with torch.no_grad():
-        misclassified = misclassified_percentage(model.predict(query_x, params), query_y).item()
+        misclassified = misclassified_percentage(model.predict(query_x, fields), query_y).item()
     before_mesh = time.perf_counter()
-    mesh = mesh_field(model, params, curriculum["resolution"], device)
+    mesh = mesh_field(model, fields, curriculum["resolution"], device)
     return mesh, {
         "adapt_seconds": adapted - start,
         "mesh_seconds": time.perf_counter() - before_mesh,
@@ -141,7 +141,7 @@ def write_ply(path: str | os.PathLike, mesh: trimesh.Trimesh) -> None:
 
 
 def reconstruct_split(
-    model: MetaSDF,
+    model: Method,
     curriculum: Mapping[str, Any],
     device: torch.device,
     checkpoint: str = "",
@@ -151,8 +151,9 @@ def reconstruct_split(
 
     Writes `<dataset>/<class>/<instance>.ply`, the un-adapted initialisation as a mesh, and
     reconstructions.json, the record of all. For the first `trajectories` shapes the mesh after
-    each inner step of training and after the last one is written too, below `steps/`. A shape
-    that fails is reported by name and the run goes on. Returns how many failed.
+    each step of training (of many, at most SHOWN_STEPS) and after the last one is written too,
+    below `steps/`. A shape that fails is reported by name and the run goes on. Returns how many
+    failed.
     """
     output = Path(curriculum["reconstruction_output_dir"])
     shapes = read_split(curriculum["test_split"])
@@ -180,7 +181,9 @@ def reconstruct_split(
     done = [shape for shape, r in zip(shapes, records, strict=True) if not r["error"]]
     last = curriculum["reconstruction_steps"]
     last = model.num_steps if last is None else last
-    steps = [*range(min(last, model.num_steps + 1)), last]
+    trained = min(last, model.num_steps + 1)
+    every = max(1, math.ceil(trained / SHOWN_STEPS))
+    steps = [*range(0, trained, every), last]
     for shape in done[:trajectories]:
         write_trajectory(model, curriculum, shape, steps, output, device)
     write_json(
@@ -200,7 +203,7 @@ def reconstruct_split(
 
 
 def write_initialisation(
-    model: MetaSDF, output: Path, resolution: int, device: torch.device
+    model: Method, output: Path, resolution: int, device: torch.device
 ) -> bool:
     """Mesh the learned initialisation as it is, before any step; False if it has no surface."""
     nothing = torch.zeros(1, 1, 3, device=device), torch.zeros(1, 1, 1, device=device)
@@ -214,7 +217,7 @@ def write_initialisation(
 
 
 def write_trajectory(
-    model: MetaSDF,
+    model: Method,
     curriculum: Mapping[str, Any],
     shape: ShapeName,
     steps: Sequence[int],

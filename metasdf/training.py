@@ -1,4 +1,7 @@
-"""The outer loop: Adam on the query error after adaptation (MetaSDF, Algorithm 1)."""
+"""The outer loop: Adam on the query error after adaptation (MetaSDF, Algorithm 1).
+
+The same loop trains the methods MetaSDF is compared with: see `Method.outer_loss`.
+"""
 
 import math
 import sys
@@ -6,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -15,22 +19,21 @@ from metasdf.checkpoint import build_model, check_continues, load_checkpoint, sa
 from metasdf.data import SDFDataset, Task, check_shapes, read_split, to_device
 from metasdf.errors import InputError
 from metasdf.losses import misclassified_percentage
-from metasdf.maml import MetaSDF
+from metasdf.method import Method
 
 TRAIN, VAL = 0, 1  # streams of random numbers
 
 
-def meta_loss(model: MetaSDF, batch: Task) -> tuple[Tensor, Tensor]:
+def meta_loss(model: Method, batch: Task) -> tuple[Tensor, Tensor]:
     """Adapt to the contexts; outer loss and misclassified percentage on the queries (scalars)."""
-    query_x, query_y = batch["query"]
-    prediction = model(batch["context"], query_x)
+    loss, prediction = model.outer_loss(batch)
     with torch.no_grad():
-        misclassified = misclassified_percentage(prediction, query_y)
-    return model.loss.outer(prediction, query_y), misclassified
+        misclassified = misclassified_percentage(prediction, batch["query"][1])
+    return loss, misclassified
 
 
 def outer_step(
-    model: MetaSDF, optimizer: torch.optim.Optimizer, batch: Task, gradient_clip: float
+    model: Method, optimizer: torch.optim.Optimizer, batch: Task, gradient_clip: float
 ) -> tuple[float, float]:
     """One update of initialisation and step sizes; the batch's loss and misclassified share, %.
 
@@ -48,14 +51,13 @@ def outer_step(
     return loss.item(), misclassified.item()
 
 
-def step_size(curriculum: Mapping[str, Any], epoch: int) -> float:
-    """The outer optimiser's step size in an epoch (counted from 0)."""
-    decays = epoch // curriculum["lr_decay_epochs"]
-    return curriculum["lr"] * curriculum["lr_decay_factor"] ** decays
+def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
+    """What the outer optimiser's step sizes are multiplied with in an epoch (counted from 0)."""
+    return curriculum["lr_decay_factor"] ** (epoch // curriculum["lr_decay_epochs"])
 
 
 @torch.no_grad()
-def validate(model: MetaSDF, data: SDFDataset, device: torch.device) -> tuple[float, float]:
+def validate(model: Method, data: SDFDataset, device: torch.device) -> tuple[float, float]:
     """Mean outer loss and misclassified share, %, over a data set: the same draw every time."""
     model.eval()
     totals, count = torch.zeros(2), 0
@@ -65,6 +67,11 @@ def validate(model: MetaSDF, data: SDFDataset, device: torch.device) -> tuple[fl
         totals += tasks * torch.tensor([loss.item(), misclassified.item()])
         count += tasks
     return tuple((totals / count).tolist())
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of what an epoch draws besides its data, dropout: the same in a resumed run."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def usable_split(curriculum: Mapping[str, Any], key: str) -> tuple[list, int]:
@@ -101,17 +108,18 @@ def train(
             f"or choose another --output_dir"
         )
     state = load_checkpoint(latest) if load else None
-    if state:
-        check_continues(latest, state["curriculum"], curriculum)
-
     train_samples, left_out = usable_split(curriculum, "train_split")
     val_samples, val_left_out = usable_split(curriculum, "val_split")
     train_data = SDFDataset(train_samples, curriculum, TRAIN)
     val_data = SDFDataset(val_samples, curriculum, VAL)
+    train_shapes = [str(samples.shape) for samples in train_samples]
+    if state:
+        check_continues(latest, state, curriculum, train_shapes)
 
     torch.manual_seed(curriculum["seed"])
-    model = build_model(curriculum).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=curriculum["lr"])
+    model = build_model(curriculum, len(train_shapes)).to(device)
+    optimizer = torch.optim.Adam(model.parameter_groups(curriculum["lr"], curriculum["code_lr"]))
+    start_step_sizes = [group["lr"] for group in optimizer.param_groups]
     first_epoch = 0
     if state:
         model.load_state_dict(state["model"])
@@ -130,8 +138,9 @@ def train(
     log = SummaryWriter(Path(curriculum["output_dir"], "tensorboard"), purge_step=step)
     with log, progress:
         for epoch in epochs:
-            for group in optimizer.param_groups:
-                group["lr"] = step_size(curriculum, epoch)
+            torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
+            for group, start in zip(optimizer.param_groups, start_step_sizes, strict=True):
+                group["lr"] = start * decay(curriculum, epoch)
             losses = []
             for batch in train_data.batches(epoch):
                 loss, misclassified = outer_step(
@@ -159,6 +168,7 @@ def train(
                 )
             state = {
                 "curriculum": dict(curriculum),
+                "train_shapes": train_shapes,
                 "epoch": done,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),

@@ -88,6 +88,7 @@ def sphere_arguments(spheres: Path, output: Path, **overrides: object) -> list[s
         "network": "relu",
         "hidden_layers": 1,
         "hidden_features": 32,
+        "latent_features": 8,
         "num_meta_steps": 2,
         "SDFSamplesPerScene": 256,
         "LevelsetSamplesPerScene": 128,

@@ -56,6 +56,11 @@ ORIGINALS = {
     "benches_pe": PE,
     "benches_debug": {**PE, "ScenesPerBatch": 32, "lr": 1e-3},
 }
+COMPARED = [
+    f"{data}_{method}"
+    for data in ("planes", "tables_tiny")
+    for method in ("autodecoder", "set_concat", "set_hyper")
+]
 PATHS = {
     key: f"there/{key}"
     for key in (
@@ -79,6 +84,12 @@ OTHER = {
     "hidden_features": 33,
     "frequencies": 2,
     "w0": 12.5,
+    "method": "set_hyper",
+    "latent_features": 34,
+    "dropout": 0.125,
+    "clamp": 0.375,
+    "code_lr": 0.625,
+    "code_steps": 12,
     "training_mode": "l2",
     "num_meta_steps": 2,
     "lr_type": "meta_sgd",
@@ -126,9 +137,40 @@ def test_the_original_curriculums_have_their_original_values(name):
 
 
 def test_no_two_curriculums_write_into_the_same_folder():
-    names = [*ORIGINALS, "tables_tiny", "planes8"]
+    names = [*ORIGINALS, *COMPARED, "tables_tiny", "planes8"]
     for key in ("output_dir", "reconstruction_output_dir"):
         assert len({load_curriculum(FILE, name)[key] for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_methods_are_compared_on_the_same_shapes(name):
+    curriculum = load_curriculum(FILE, name)
+    assert name.endswith(curriculum["method"])
+    data = name.removesuffix("_" + curriculum["method"])
+    metasdf = load_curriculum(FILE, {"planes": "planes_relu"}.get(data, data))
+    assert metasdf["method"] == "metasdf"
+    for key in ("data_source", "train_split", "val_split", "test_split", "hidden_features"):
+        assert curriculum[key] == metasdf[key]
+
+
+def test_the_auto_decoder_has_the_published_values_of_deepsdf():
+    curriculum = load_curriculum(FILE, "planes_autodecoder")
+    published = {
+        "hidden_layers": 7,  # eight of 512
+        "hidden_features": 512,
+        "latent_features": 256,
+        "dropout": 0.2,
+        "clamp": 0.1,
+        "training_mode": "l1",
+        "lr": 5e-4,
+        "code_lr": 1e-3,
+        "lr_decay_epochs": 500,
+        "lr_decay_factor": 0.5,
+        "code_steps": 800,
+        "SDFSamplesPerScene": 16384,
+        "ScenesPerBatch": 64,
+    }
+    assert {key: curriculum[key] for key in published} == published
 
 
 def test_the_demo_is_a_small_curriculum():
@@ -151,7 +193,7 @@ print(json.dumps({{"new": sorted(set(sys.modules) - before), "values": [
     assert result.returncode == 0, result.stderr  # json.dumps refuses all but plain values
     loaded = json.loads(result.stdout)
     assert loaded["new"] == []
-    assert len(loaded["values"]) == len(ORIGINALS) + 2
+    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 2
     assert all(isinstance(value, dict) for value in loaded["values"])
 
 
@@ -201,6 +243,9 @@ def test_no_override_changes_nothing():
         ("hidden_layers", -1, "the least is 0"),
         ("num_meta_steps", 0, "the least is 1"),
         ("first_order", 1, "want bool"),
+        ("method", "autoencoder", "choose one of metasdf, autodecoder, set_concat, set_hyper"),
+        ("latent_features", 0, "the least is 1"),
+        ("clamp", 0.0, "the least is 0.001"),
         ("network", "rleu", "'rleu' is unknown; choose one of relu, pe, siren"),
         ("context_mode", "sparse", "choose one of dense, levelset, partial"),
         ("training_mode", "l3", "choose one of"),

@@ -68,7 +68,9 @@ def dataset(spheres, names="abcdef", stream=0, **overrides):
 
 
 def same(a, b):
-    return all(np.array_equal(a[part][i], b[part][i]) for part in a for i in range(2))
+    return all(
+        np.array_equal(a[part][i], b[part][i]) for part in ("context", "query") for i in range(2)
+    )
 
 
 def rng(seed=0):
@@ -261,7 +263,19 @@ def test_batches_are_the_numbered_batches_as_float32_tensors(spheres):
         assert same(batch, dataset(spheres).batch(5, number))
         assert batch["context"][0].shape == (4 - 2 * number, 32, 3)
         assert batch["query"][1].shape == (4 - 2 * number, 64, 1)
-        assert all(t.dtype == torch.float32 for xy in batch.values() for t in xy)
+        parts = batch["context"] + batch["query"]
+        assert all(t.dtype == torch.float32 for t in parts)
+
+
+def test_a_batch_says_which_shapes_it_holds_and_when(spheres):
+    data = dataset(spheres)
+    for batch in data.batches(5):
+        assert batch["epoch"] == 5
+        assert batch["index"].dtype == torch.int64
+        for row, index in enumerate(batch["index"]):
+            x, y = data.task(index, 5)["context"]
+            assert np.array_equal(batch["context"][0][row], x)
+            assert np.array_equal(batch["context"][1][row], y)
 
 
 def test_a_shape_that_breaks_during_training_stops_it_by_name(tmp_path):
@@ -489,7 +503,7 @@ def test_real_planes_are_read_and_their_nan_rows_left_out():
     assert len(with_nan) == 3
     curriculum = {**CURRICULUM, "SDFSamplesPerScene": 100_000, "ScenesPerBatch": 3}
     (batch,) = SDFDataset(with_nan, curriculum).batches(0)
-    assert all(t.isfinite().all() for xy in batch.values() for t in xy)
+    assert all(t.isfinite().all() for t in batch["context"] + batch["query"])
     assert ((batch["query"][1] > 0).sum(dim=1) == 50_000).all()
 
 

@@ -17,6 +17,24 @@ def test_inner_distance_losses_average_over_points_per_task():
     assert DistanceLoss("l2", "l1").outer(prediction, target).item() == 1.0
 
 
+def test_clamped_losses_count_distances_only_near_the_surface():
+    prediction = torch.tensor([[[0.5], [-0.3], [0.05], [0.3]]], requires_grad=True)
+    target = torch.tensor([[[0.2], [0.4], [0.02], [-0.04]]])
+    errors = [0.0, 0.2, 0.03, 0.14]  # with distances of at most 0.1
+    loss = build_loss("l1", clamp=0.1)
+    assert loss.inner(prediction, target).item() == pytest.approx(sum(errors) / 4)
+    assert loss.outer(prediction, target).item() == pytest.approx(sum(errors) / 4)
+    squares = build_loss("l2", clamp=0.1).inner(prediction, target)
+    assert squares.item() == pytest.approx(sum(e * e for e in errors) / 4)
+    loss.outer(prediction, target).backward()
+    assert prediction.grad.flatten().tolist() == pytest.approx([0, 0, 0.25, 0])
+
+
+def test_the_composite_loss_knows_no_clamp():
+    with pytest.raises(InputError, match="clamp: goes with training_mode l1 or l2"):
+        build_loss("multitask", clamp=0.1)
+
+
 def composite_by_hand(logit, distance, target, s0, s1):
     bce = math.log1p(math.exp(-logit if target > 0 else logit))
     return bce / (2 * s0**2) + abs(distance - target) / (2 * s1**2) + math.log(s0 * s1)

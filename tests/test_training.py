@@ -11,11 +11,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import ROOT, sphere_arguments
-from metasdf.checkpoint import build_model, load_checkpoint, load_model
-from metasdf.curriculum import CommandLine, load_curriculum
+from metasdf.checkpoint import build_model, load_checkpoint, load_model, save_checkpoint
+from metasdf.curriculum import METHODS, CommandLine, load_curriculum
 from metasdf.data import SDFDataset, stack
 from metasdf.errors import InputError
-from metasdf.training import outer_step, step_size, train, usable_split, validate
+from metasdf.training import decay, outer_step, train, usable_split, validate
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def assert_same(a, b):
 
 
 def test_training_learns_spheres_it_has_not_seen(spheres, tmp_path):
-    options = curriculum(spheres, tmp_path, num_epochs=60, lr=2e-3, validate_every=60)
+    options = curriculum(spheres, tmp_path, num_epochs=90, lr=2e-3, validate_every=90)
     samples, _ = usable_split(options, "val_split")
     data = SDFDataset(samples, options, stream=1)
     torch.manual_seed(options["seed"])
@@ -51,13 +51,15 @@ def test_training_learns_spheres_it_has_not_seen(spheres, tmp_path):
     assert wrong_after < 8
 
 
-def test_resumed_training_gives_the_same_weights_as_uninterrupted(spheres, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_training_gives_the_same_weights_as_uninterrupted(spheres, tmp_path, method):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    train(curriculum(spheres, straight), CPU)
-    train(curriculum(spheres, resumed, num_epochs=2), CPU)
+    keys = {"method": method, "dropout": 0.5, "code_steps": 2}  # dropout draws random numbers
+    train(curriculum(spheres, straight, **keys), CPU)
+    train(curriculum(spheres, resumed, **keys, num_epochs=2), CPU)
     half = weights(resumed)
     torch.manual_seed(99)  # whatever was drawn in between does not matter
-    train(curriculum(spheres, resumed), CPU, load=True)
+    train(curriculum(spheres, resumed, **keys), CPU, load=True)
     assert_same(weights(resumed), weights(straight))
     assert any(not torch.equal(half[name], value) for name, value in weights(resumed).items())
 
@@ -121,11 +123,9 @@ def test_meta_gradients_are_clipped_by_value_and_adam_takes_the_step(spheres, tm
     assert max(moved).item() == pytest.approx(1e-4, rel=0.01)
 
 
-def test_the_outer_step_size_is_halved_on_schedule(spheres, tmp_path):
+def test_the_outer_decay_is_halved_on_schedule(spheres, tmp_path):
     options = curriculum(spheres, tmp_path, lr_decay_epochs=2, lr=1e-3)
-    assert [step_size(options, epoch) for epoch in range(5)] == pytest.approx(
-        [1e-3, 1e-3, 1e-3 / 2, 1e-3 / 2, 1e-3 / 4]
-    )
+    assert [decay(options, epoch) for epoch in range(5)] == [1, 1, 1 / 2, 1 / 2, 1 / 4]
     train(options, CPU)
     state = load_checkpoint(tmp_path / "checkpoints" / "latest.pth")
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-3 / 2)
@@ -153,6 +153,17 @@ def test_a_checkpoint_of_another_network_is_refused_by_key(spheres, tmp_path):
     other = curriculum(spheres, tmp_path, hidden_features=16)
     with pytest.raises(InputError, match="hidden_features = 32, not 16"):
         train(other, CPU, load=True)
+
+
+def test_a_checkpoint_older_than_a_key_counts_as_having_its_default(spheres, tmp_path):
+    train(curriculum(spheres, tmp_path, num_epochs=1), CPU)
+    latest = tmp_path / "checkpoints" / "latest.pth"
+    state = load_checkpoint(latest)
+    del state["curriculum"]["method"], state["train_shapes"]
+    save_checkpoint(latest, state)
+    assert load_model(latest)[1]["method"] == "metasdf"
+    train(curriculum(spheres, tmp_path, num_epochs=2), CPU, load=True)
+    assert load_checkpoint(latest)["epoch"] == 2
 
 
 def test_a_broken_shape_is_left_out_by_name_and_counted(spheres, tmp_path, capsys):
