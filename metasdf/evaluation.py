@@ -1,9 +1,10 @@
-"""How good reconstructions are: Chamfer distance per shape, with yardsticks beside it.
+"""How good reconstructions are: Chamfer distance and other measures, with yardsticks beside them.
 
 The Chamfer distance is the original's: the SUM of the two mean SQUARED nearest distances between
 30000 points sampled on the reconstruction and the 30000 ground-truth surface points, in the
 frame of the original mesh. Yardsticks say what a number means: the sampling floor (truth against
-a second sample of the truth), the nearest training shape, and the un-adapted initialisation.
+a second sample of the truth), the nearest training shape, and the un-adapted initialisation. All
+other measures are taken in the normalised frame; DEFINITIONS says what they are.
 """
 
 import csv
@@ -15,28 +16,43 @@ from typing import Any
 
 import numpy as np
 import trimesh
-from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from metasdf.data import Normalisation, Samples, ShapeName, read_split
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
+from metasdf.measures import (
+    F_SCORE_THRESHOLD,
+    IOU_POINTS,
+    chamfer,
+    chamfer_l1,
+    f_score,
+    iou,
+    nearest_faces,
+    normal_consistency,
+    unit_normals,
+)
 from metasdf.mesh import load_mesh, sample_surface
+from metasdf.preprocessing import Shape
 from metasdf.reconstruction import RECORD, shape_rng
 
 SURFACE_POINTS = 30_000
 CONVENTION = (
     "Chamfer: sum of both mean squared nearest distances, 30000 points each, original frame"
 )
+DEFINITIONS = {
+    "chamfer_l1": "mean of both mean nearest distances, same points, normalised frame",
+    "f_score": f"share of points within {F_SCORE_THRESHOLD} of the other surface's, harmonic mean "
+    "of both directions, normalised frame",
+    "f_score_ceiling": "what the truth scores against a second sample of itself",
+    "normal_consistency": "mean |cos| of the normals of nearest points, mean of both directions; "
+    "needs the true mesh",
+    "iou": f"volume of intersection over union, from {IOU_POINTS} uniform points in [-1, 1]^3; "
+    "needs the true mesh, and both watertight",
+}
+WORST = 5
 SCREENING_POINTS = 1000
 SCREENED = 5
-
-
-def chamfer(a: np.ndarray, b: np.ndarray) -> float:
-    """mean_a min_b |a - b|^2 + mean_b min_a |a - b|^2, for points (n, 3) and (m, 3)."""
-    a_to_b, _ = cKDTree(b).query(a, workers=-1)
-    b_to_a, _ = cKDTree(a).query(b, workers=-1)
-    return float(np.mean(a_to_b**2) + np.mean(b_to_a**2))
 
 
 def sampling_floor(truth: np.ndarray) -> float:
@@ -48,6 +64,29 @@ def sampling_floor(truth: np.ndarray) -> float:
     order = np.random.default_rng(0).permutation(len(truth))
     half = len(truth) // 2
     return chamfer(truth[order[:half]], truth[order[half : 2 * half]]) / 2
+
+
+def f_score_ceiling(truth: np.ndarray) -> float:
+    """What a perfect reconstruction would score: truth (n, 3) against a second sample of it.
+
+    As for `sampling_floor`, the truth is split in two. Half as many points lie sqrt(2) times as
+    far apart, hence that threshold.
+    """
+    order = np.random.default_rng(0).permutation(len(truth))
+    half = len(truth) // 2
+    threshold = F_SCORE_THRESHOLD * np.sqrt(2)
+    return f_score(truth[order[:half]], truth[order[half : 2 * half]], threshold)
+
+
+def true_mesh(data_source: str | os.PathLike, shape: ShapeName) -> trimesh.Trimesh | None:
+    """The true mesh in the normalised frame; None if `.datasources.json` leads to none."""
+    try:
+        folder = read_json(Path(data_source, ".datasources.json"))[shape.dataset]
+        mesh = load_mesh(Shape(Path(folder), *shape).mesh_file())
+        mesh.vertices = Samples(data_source, shape).normalisation.apply(mesh.vertices)
+    except (InputError, KeyError, TypeError):
+        return None
+    return mesh
 
 
 def mesh_chamfer(
@@ -144,10 +183,19 @@ def measure(
     if len(truth) < 2:
         raise InputError(f"{shape}: a single surface point is no ground truth")
     rng = shape_rng(0, shape)
+    mesh, surface = load_mesh(folder / entry["file"]), samples.surface()
+    points, faces = sample_surface(mesh, SURFACE_POINTS, rng)
     result = {
-        "chamfer": mesh_chamfer(load_mesh(folder / entry["file"]), normalisation, truth, rng),
+        "chamfer": chamfer(normalisation.invert(points), truth),
         "floor": sampling_floor(truth),
+        "chamfer_l1": chamfer_l1(points, surface),
+        "f_score": f_score(points, surface),
+        "f_score_ceiling": f_score_ceiling(surface),
     }
+    if (true := true_mesh(data_source, shape)) is not None:
+        normals = unit_normals(mesh, faces), unit_normals(true, nearest_faces(true, surface))
+        result["normal_consistency"] = normal_consistency(points, normals[0], surface, normals[1])
+        result["iou"] = iou(mesh, true, shape_rng(1, shape))
     if initialisation is not None:
         result["initialisation_chamfer"] = mesh_chamfer(initialisation, normalisation, truth, rng)
     if training is not None:
@@ -205,6 +253,11 @@ def statistics(values: Sequence[float]) -> dict[str, float] | None:
     }
 
 
+def worst_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The measured shapes, from the largest Chamfer distance down."""
+    return sorted((row for row in rows if not row["error"]), key=lambda row: -row["chamfer"])
+
+
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Statistics of every measure over the shapes that have it, and the shapes themselves."""
     measures = (
@@ -212,11 +265,14 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "floor",
         "initialisation_chamfer",
         "nearest_training_chamfer",
+        *DEFINITIONS,
         "misclassified_percentage",
         "adapt_seconds",
     )
     return {
         "convention": CONVENTION,
+        "definitions": DEFINITIONS,
+        "worst": [row["shape"] for row in worst_first(rows)[:WORST]],
         "num_shapes": len(rows),
         "num_failed": sum(1 for row in rows if row["error"]),
         **{m: statistics([r[m] for r in rows if r.get(m) is not None]) for m in measures},
@@ -236,6 +292,7 @@ def metrics(result: Mapping[str, Any]) -> dict[str, Any]:
         "chamfer_floor": mean("floor"),
         "chamfer_nearest_training_shape": mean("nearest_training_chamfer"),
         "chamfer_initialisation": mean("initialisation_chamfer"),
+        **{measure: mean(measure) for measure in DEFINITIONS},
         "misclassified_percentage": mean("misclassified_percentage"),
         "adapt_seconds_per_shape": mean("adapt_seconds"),
         "num_shapes": result["num_shapes"],
@@ -246,24 +303,40 @@ def metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The results for people: a line per shape, worst first, then the statistics."""
-    rows = [row for row in result["shapes"] if not row["error"]]
-    rows.sort(key=lambda row: -row["chamfer"])
+    rows = worst_first(result["shapes"])
     width = max([len(row["shape"]) for row in rows] + [len("standard deviation")])
 
-    def line(name: str, *values: float | None) -> str:
-        cells = ["-" if value is None else f"{1e3 * value:.3f}" for value in values]
+    columns = {  # measure: heading, factor
+        "chamfer": ("Chamfer", 1e3),
+        "floor": ("floor", 1e3),
+        "nearest_training_chamfer": ("nearest", 1e3),
+        "initialisation_chamfer": ("init", 1e3),
+        "chamfer_l1": ("Chamfer-L1", 1e3),
+        "f_score": ("F-score", 1),
+        "f_score_ceiling": ("ceiling", 1),
+        "normal_consistency": ("normals", 1),
+        "iou": ("IoU", 1),
+    }
+
+    def line(name: str, values: Sequence[float | None]) -> str:
+        cells = [
+            "-" if value is None else f"{factor * value:.3f}"
+            for value, (_, factor) in zip(values, columns.values(), strict=True)
+        ]
         return f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
 
-    columns = ("chamfer", "floor", "nearest_training_chamfer", "initialisation_chamfer")
-    heads = ("Chamfer", "floor", "nearest", "init")
     lines = [
         f"{result['convention']}; here x 1e3",
-        f"{'shape':<{width}}" + "".join(f"{head:>12}" for head in heads),
+        f"{'shape':<{width}}" + "".join(f"{head:>12}" for head, _ in columns.values()),
     ]
-    lines += [line(row["shape"], *(row.get(c) for c in columns)) for row in rows]
+    lines += [line(row["shape"], [row.get(c) for c in columns]) for row in rows]
     lines.append("-" * len(lines[1]))
     for label, key in (("mean", "mean"), ("median", "median"), ("standard deviation", "std")):
-        lines.append(line(label, *(result[c] and result[c][key] for c in columns)))
+        lines.append(line(label, [result[c] and result[c][key] for c in columns]))
+    lines += [f"{columns[name][0]}: {text}" for name, text in result["definitions"].items()]
+    lines.append("Chamfer-L1 is printed x 1e3; the other measures but Chamfer lie between 0 and 1")
+    if rows:
+        lines.append(f"worst by Chamfer: {', '.join(result['worst'])}")
     lines.append(
         f"{len(rows)} of {result['num_shapes']} shapes measured, {result['num_failed']} failed"
     )

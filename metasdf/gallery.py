@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from metasdf.data import Samples, ShapeName
 from metasdf.errors import InputError
+from metasdf.evaluation import true_mesh
 from metasdf.files import atomic_path, read_json
 from metasdf.mesh import UNIT_BALL, load_mesh, render, render_points
-from metasdf.preprocessing import Shape
 from metasdf.reconstruction import RECORD
 
 PIXELS = 320  # width and height of one picture
@@ -26,17 +26,10 @@ BLANK = np.full((PIXELS, PIXELS, 3), 255, np.uint8)
 
 def truth_picture(data_source: str, shape: ShapeName) -> np.ndarray:
     """The true shape: its mesh where `.datasources.json` leads to it, else its surface points."""
-    samples = Samples(data_source, shape)
-    sources = Path(data_source, ".datasources.json")
-    if sources.exists() and shape.dataset in (folders := read_json(sources)):
-        try:
-            mesh = load_mesh(Shape(Path(folders[shape.dataset]), *shape).mesh_file())
-        except InputError:
-            pass  # moved since: the points tell as much
-        else:
-            mesh.vertices = samples.normalisation.apply(mesh.vertices)
-            return render(mesh, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
-    return render_points(samples.surface(), PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
+    if (mesh := true_mesh(data_source, shape)) is not None:
+        return render(mesh, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
+    surface = Samples(data_source, shape).surface()
+    return render_points(surface, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
 
 
 def picture(mesh: trimesh.Trimesh) -> np.ndarray:

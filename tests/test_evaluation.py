@@ -17,6 +17,7 @@ from metasdf.evaluation import (
     NearestShape,
     chamfer,
     evaluate_folder,
+    f_score_ceiling,
     mesh_chamfer,
     metrics,
     sampling_floor,
@@ -27,6 +28,7 @@ from metasdf.evaluation import (
 )
 from metasdf.files import read_json, write_json
 from metasdf.gallery import write_gallery
+from metasdf.measures import chamfer_l1, f_score, iou, normal_consistency
 from metasdf.reconstruction import RECORD, write_ply
 
 
@@ -118,6 +120,78 @@ def test_a_mesh_is_mapped_back_by_scale_and_offset_before_it_is_measured():
     assert exact == pytest.approx(sampling_floor(truth), rel=0.1)
     larger = mesh_chamfer(icosphere(0.48), normalisation, truth, rng)
     assert larger == pytest.approx(2 * 0.02**2, rel=0.01)
+
+
+# The other measures
+
+
+def test_chamfer_l1_is_the_mean_of_both_mean_nearest_distances():
+    a, b = np.array([[0.0, 0, 0]]), np.array([[0.0, 0, 0], [0, 0, 2], [0, 3, 0]])
+    assert chamfer_l1(a, b) == pytest.approx((0 + 5 / 3) / 2)
+    assert chamfer_l1(b, a) == pytest.approx(5 / 6)
+
+
+def test_the_f_score_is_the_harmonic_mean_of_precision_and_recall():
+    a = np.array([[0.0, 0, 0], [1, 0, 0]])
+    b = np.array([[0.0, 0, 0.005], [0, 0, 0.009], [0, 1, 0]])
+    assert f_score(a, b) == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+    assert f_score(a, a + 0.5) == 0
+    assert f_score(a, b, threshold=2) == 1
+
+
+def test_the_f_score_ceiling_is_what_a_second_sample_of_the_truth_scores():
+    first, second = (directions(30_000, seed) * 0.6 for seed in (0, 1))
+    ceiling = f_score_ceiling(first)
+    assert ceiling == pytest.approx(f_score(first, second), abs=0.01)
+    assert ceiling < 0.95
+
+
+def test_normals_agree_up_to_sign():
+    points = directions(2000)
+    turned = np.stack([points[:, 1], -points[:, 0], np.zeros(2000)], axis=1)  # at right angles
+    assert normal_consistency(points, points, points, -points) == pytest.approx(1)
+    assert normal_consistency(points, points, points, turned) == pytest.approx(0, abs=1e-9)
+    tilted = np.array([[0.6, 0.8, 0.0]])
+    up = np.array([[0.0, 1.0, 0.0]])
+    assert normal_consistency(np.zeros((1, 3)), tilted, up, up) == pytest.approx(0.8)
+
+
+def test_the_iou_of_balls_is_the_ratio_of_their_volumes():
+    rng = np.random.default_rng(0)
+    assert iou(icosphere(0.6), icosphere(0.8), rng) == pytest.approx(0.75**3, rel=0.02)
+    assert iou(icosphere(0.5), icosphere(0.5), rng) == 1
+    apart = icosphere(0.2).apply_translation([0.5, 0, 0])
+    assert iou(icosphere(0.2), apart, rng) == 0
+    opened = icosphere(0.5)
+    opened.update_faces(np.arange(len(opened.faces)) > 10)
+    assert iou(opened, icosphere(0.5), rng) is None
+
+
+def test_the_true_mesh_gives_normals_and_iou(spheres, tmp_path):
+    data, meshes = tmp_path / "data", tmp_path / "meshes"
+    shutil.copytree(spheres, data)
+    write_json(data / ".datasources.json", {"made": str(meshes)})
+    true = icosphere(0.45)
+    true.vertices = Samples(data, name("e")).normalisation.invert(true.vertices)
+    write_ply(meshes / "spheres" / "e.ply", true)
+    folder = write_folder(tmp_path / "out", data, {"e": 0.6, "f": 0.65})
+    result, failed = evaluate_folder(folder, nearest=False)
+    assert failed == 0
+    e, f = result["shapes"]
+    assert e["iou"] == pytest.approx(0.75**3, rel=0.03)
+    assert e["normal_consistency"] > 0.99
+    assert e["chamfer_l1"] == pytest.approx(0.15, rel=0.01)
+    assert e["f_score"] == 0
+    assert 0.9 * f["f_score_ceiling"] < f["f_score"] <= 1
+    assert "iou" not in f
+    assert "normal_consistency" not in f
+    assert metrics(result)["iou"] == e["iou"]
+    assert result["worst"] == ["made/spheres/e", "made/spheres/f"]
+    write_results(folder, result)
+    with open(folder / "evaluation.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["iou"]) == e["iou"]
+    assert rows[1]["iou"] == ""
 
 
 # A folder of reconstructions
@@ -296,10 +370,14 @@ def test_the_table_lists_measured_shapes_worst_first_and_counts_the_rest(evaluat
     lines = table(result).splitlines()
     assert "sum of both mean squared" in lines[0]
     assert "x 1e3" in lines[0]
-    assert lines[1].split() == ["shape", "Chamfer", "floor", "nearest", "init"]
+    heads = ["Chamfer", "floor", "nearest", "init", "Chamfer-L1", "F-score", "ceiling", "normals"]
+    assert lines[1].split() == ["shape", *heads, "IoU"]
     assert [line.split()[0] for line in lines[2:4]] == ["made/spheres/e", "made/spheres/f"]
     assert float(lines[2].split()[1]) == pytest.approx(5.0, rel=0.02)
     assert [line.split("  ")[0] for line in lines[5:8]] == ["mean", "median", "standard deviation"]
+    assert lines[8].startswith("Chamfer-L1: mean of both mean nearest distances")
+    assert lines[9].startswith("F-score: share of points within 0.01")
+    assert lines[-2] == "worst by Chamfer: made/spheres/e, made/spheres/f"
     assert lines[-1] == "2 of 4 shapes measured, 2 failed"
 
 
