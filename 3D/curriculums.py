@@ -167,6 +167,6 @@ planes8 = {
     "lr_decay_epochs": 450,
     "lr_decay_factor": 0.2,
     "validate_every": 50,
-    "reconstruction_steps": 8,
+    "reconstruction_steps": 20,
     "resolution": 128,
 }
