@@ -162,8 +162,8 @@ def sample_statistics(pos: np.ndarray, neg: np.ndarray) -> dict:
 
 
 def statistics(results: Path, folder: Path) -> None:
-    theirs = []
-    for file in sorted(folder.rglob("*.npz")):
+    theirs, samples = [], folder / "SdfSamples"
+    for file in sorted((samples if samples.is_dir() else folder).rglob("*.npz")):
         with np.load(file) as data:
             theirs.append(sample_statistics(data["pos"], data["neg"]))
     planes = {
