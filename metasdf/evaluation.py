@@ -28,13 +28,12 @@ from metasdf.measures import (
     chamfer_l1,
     f_score,
     iou,
-    nearest_faces,
     normal_consistency,
-    unit_normals,
 )
-from metasdf.mesh import load_mesh, sample_surface
+from metasdf.mesh import face_normals, load_mesh, sample_surface
 from metasdf.preprocessing import Shape
 from metasdf.reconstruction import RECORD, shape_rng
+from metasdf.sdf import SurfaceTree
 
 SURFACE_POINTS = 30_000
 CONVENTION = (
@@ -193,8 +192,9 @@ def measure(
         "f_score_ceiling": f_score_ceiling(surface),
     }
     if (true := true_mesh(data_source, shape)) is not None:
-        normals = unit_normals(mesh, faces), unit_normals(true, nearest_faces(true, surface))
-        result["normal_consistency"] = normal_consistency(points, normals[0], surface, normals[1])
+        ours = face_normals(mesh, faces)
+        theirs = face_normals(true, SurfaceTree(true).nearest_faces(surface))
+        result["normal_consistency"] = normal_consistency(points, ours, surface, theirs)
         result["iou"] = iou(mesh, true, shape_rng(1, shape))
     if initialisation is not None:
         result["initialisation_chamfer"] = mesh_chamfer(initialisation, normalisation, truth, rng)

@@ -1,6 +1,5 @@
 """Measures between two shapes, given as surface points (n, 3) or as meshes, in one frame."""
 
-import igl
 import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
@@ -55,23 +54,6 @@ def normal_consistency(
     a_to_b = np.abs(np.sum(a_normals * b_normals[in_b], axis=1)).mean()
     b_to_a = np.abs(np.sum(b_normals * a_normals[in_a], axis=1)).mean()
     return float(a_to_b + b_to_a) / 2
-
-
-def unit_normals(mesh: trimesh.Trimesh, face: np.ndarray) -> np.ndarray:
-    """Unit normals (n, 3) of the faces (n,); zero where a face has no area."""
-    a, b, c = np.moveaxis(np.asarray(mesh.triangles[face], np.float64), 1, 0)
-    normal = np.cross(b - a, c - a)
-    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-300)
-
-
-def nearest_faces(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
-    """Index (n,) of the mesh's face that is nearest to each point (n, 3)."""
-    vertices = np.ascontiguousarray(mesh.vertices, np.float64)
-    faces = np.ascontiguousarray(mesh.faces, np.int64)
-    tree = igl.AABB()
-    tree.init(vertices, faces)
-    points = np.ascontiguousarray(points, np.float64)
-    return tree.squared_distance(vertices, faces, points)[1]
 
 
 def iou(

@@ -430,14 +430,14 @@ def render(
     hit = np.flatnonzero(face >= 0)
     rays, face = rays[hit], face[hit]
     points = camera.position + rays * distance[hit, None]
-    flat = _toward(mesh.face_normals[face], rays)
+    flat = toward(mesh.face_normals[face], rays)
     # A smooth normal may lean away from the eye where its face does not.
-    smooth = _toward(_smooth_normals(mesh, face, points), -flat)
+    smooth = toward(_smooth_normals(mesh, face, points), -flat)
     light = _light(camera, caster, points, flat, smooth, _ray_in_pixel(hit, pixels))
     return _develop(light, hit, pixels, colour)
 
 
-def _toward(normals: np.ndarray, rays: np.ndarray) -> np.ndarray:
+def toward(normals: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Normals (n, 3) turned to the side that the rays (n, 3) come from."""
     return np.where((normals * rays).sum(axis=1, keepdims=True) > 0, -normals, normals)
 
@@ -520,7 +520,7 @@ def render_points(
     frame = bounding_frame(points) if frame is None else frame
     camera = Camera.around(frame, azimuth, elevation, up)
     pixels = size * _SUPERSAMPLING
-    normals = _toward(_estimated_normals(points), points - camera.position)
+    normals = toward(_estimated_normals(points), points - camera.position)
     directions, intensities = camera.lights()
     shade = np.maximum(normals @ directions.T, 0) @ intensities
     place, depth = camera.project(points, pixels)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from metasdf.errors import InputError
-from metasdf.mesh import UNIT_BALL, Camera, RayCaster, face_normals
+from metasdf.mesh import UNIT_BALL, Camera, RayCaster, face_normals, toward
 from metasdf.sdf import Body, SurfaceTree
 
 _FIRST_LOOK = 64  # pixels of the picture that tells how large the shape appears
@@ -45,9 +45,7 @@ def scan(body: Body, count: int, rng: np.random.Generator, noise: float = 0.0) -
     rays, face, depth = look(min(int(_FIRST_LOOK * np.sqrt(1.2 * count / seen)) + 1, 2048))
     points = camera.position + rays * depth[:, None]
     if body.offset:
-        normals = face_normals(mesh, face)
-        towards = np.where((normals * rays).sum(axis=1, keepdims=True) > 0, -normals, normals)
-        points += body.offset * towards
+        points += body.offset * toward(face_normals(mesh, face), rays)
         out = SurfaceTree(mesh).nearest(points)[0] > 0.99 * body.offset
         points, rays = points[out], rays[out]
     if len(points) == 0:

@@ -163,6 +163,11 @@ class SurfaceTree:
         squared, _, nearest = self._tree.squared_distance(*self._mesh, points)
         return np.sqrt(squared), nearest
 
+    def nearest_faces(self, points: np.ndarray) -> np.ndarray:
+        """Index (n,) of the face that is nearest to each of points (n, 3)."""
+        points = np.ascontiguousarray(points, np.float64)
+        return self._tree.squared_distance(*self._mesh, points)[1]
+
 
 def signed_distance(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
     """Signed distance of points (n, 3) to a watertight mesh, in the mesh's units.

@@ -11,6 +11,7 @@ import pytest
 import torch
 import trimesh
 
+from metasdf.curriculum import CommandLine, load_curriculum
 from metasdf.preprocessing import write_normalisation, write_points, write_sdf_samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,6 +105,14 @@ def sphere_arguments(spheres: Path, output: Path, **overrides: object) -> list[s
         **overrides,
     }
     return [text for key, value in keys.items() for text in (f"--{key}", str(value))]
+
+
+def sphere_curriculum(spheres: Path, output: Path, **overrides: object) -> dict:
+    """The complete curriculum of `sphere_arguments`."""
+    parser = CommandLine()
+    parser.add_curriculum_keys()
+    options = parser.parse(sphere_arguments(spheres, output, **overrides))
+    return load_curriculum(ROOT / "3D" / "curriculums.py", "tables_tiny", parser.overrides(options))
 
 
 def icosphere(radius: float) -> trimesh.Trimesh:

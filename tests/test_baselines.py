@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conftest import ROOT, sphere_arguments
+from conftest import sphere_curriculum
 from metasdf.baselines import (
     CODE_POINTS,
     AutoDecoder,
@@ -14,7 +14,6 @@ from metasdf.baselines import (
     SetEncoder,
 )
 from metasdf.checkpoint import build_model, load_checkpoint, load_model
-from metasdf.curriculum import CommandLine, load_curriculum
 from metasdf.data import read_split
 from metasdf.errors import InputError
 from metasdf.evaluation import evaluate_folder
@@ -263,11 +262,8 @@ def test_a_fit_ends_with_a_tenth_of_the_step_size():
 
 
 def curriculum(spheres, output, method, **overrides):
-    parser = CommandLine()
-    parser.add_curriculum_keys()
     keys = {"method": method, **METHODS[method], **overrides}
-    options = parser.parse(sphere_arguments(spheres, output, **keys))
-    return load_curriculum(ROOT / "3D" / "curriculums.py", "tables_tiny", parser.overrides(options))
+    return sphere_curriculum(spheres, output, **keys)
 
 
 @pytest.fixture(scope="module", params=METHODS)

@@ -7,9 +7,8 @@ import pytest
 import torch
 import trimesh
 
-from conftest import ROOT, sphere_arguments
+from conftest import sphere_curriculum
 from metasdf.checkpoint import build_model
-from metasdf.curriculum import CommandLine, load_curriculum
 from metasdf.data import read_split
 from metasdf.reconstruction import (
     NoSurfaceError,
@@ -81,10 +80,7 @@ def test_a_field_without_surface_is_an_error(value, message):
 
 @pytest.fixture
 def curriculum(spheres, tmp_path):
-    parser = CommandLine()
-    parser.add_curriculum_keys()
-    options = parser.parse(sphere_arguments(spheres, tmp_path))
-    return load_curriculum(ROOT / "3D" / "curriculums.py", "tables_tiny", parser.overrides(options))
+    return sphere_curriculum(spheres, tmp_path)
 
 
 @pytest.fixture

@@ -11,20 +11,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import ROOT, sphere_arguments
+from conftest import sphere_curriculum as curriculum
 from metasdf.checkpoint import build_model, load_checkpoint, load_model, save_checkpoint
-from metasdf.curriculum import METHODS, CommandLine, load_curriculum
+from metasdf.curriculum import METHODS
 from metasdf.data import SDFDataset, stack
 from metasdf.errors import InputError
 from metasdf.training import decay, outer_step, train, usable_split, validate
 
 CPU = torch.device("cpu")
-
-
-def curriculum(spheres, output, **overrides):
-    parser = CommandLine()
-    parser.add_curriculum_keys()
-    options = parser.parse(sphere_arguments(spheres, output, **overrides))
-    return load_curriculum(ROOT / "3D" / "curriculums.py", "tables_tiny", parser.overrides(options))
 
 
 def weights(output):
