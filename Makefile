@@ -1,13 +1,15 @@
 # make demo   set up, then the main job on procedural tables: output/demo/{metrics.json,gallery.png}
 # make test   set up, then lint and tests
 # make bench  set up, then speed tables: preprocessing beside trimesh's own function
+# make compare-3d   set up, then every method on the same shapes for the same time, about 70
+#                   minutes on two cores; QUICK=1: a small form, minutes
 # make setup  only .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test bench compare-3d clean
 
 setup: .venv/ready
 
@@ -36,6 +38,9 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/preprocessing.py speed
+
+compare-3d: setup
+	$(BIN)/python benchmarks/compare_3d.py $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv output

@@ -25,7 +25,6 @@ CODE_PENALTY = 1e-4  # 1 / sigma^2, weight of a code's sum of squares, eq. 9 and
 CODE_PENALTY_EPOCHS = 100  # over which the weight rises to that in training
 CODE_START_STD = 0.01  # of the code that the fit of a new shape starts from
 CODE_STEP_SIZE = 5e-3  # of Adam in that fit, a tenth of it in the second half
-CODE_POINTS = 8000  # context points drawn for each of its steps
 
 HYPERNETWORK_SCALE = 0.1  # what a latent code changes at first, relative to the weights
 
@@ -235,7 +234,8 @@ class AutoDecoder(Method):
     """One learned latent code per training shape; optimisation of the code for a new one.
 
     DeepSDF, Park et al. 2019, sec. 4. decoder: see the head of this module. num_shapes: the
-    number S of training shapes. num_steps: steps of Adam that fit the code of a new shape.
+    number S of training shapes. num_steps: steps of Adam that fit the code of a new shape, each on
+    num_points of its context points.
     """
 
     def __init__(
@@ -245,11 +245,13 @@ class AutoDecoder(Method):
         latent_features: int = 256,
         num_shapes: int = 0,
         num_steps: int = 800,
+        num_points: int = 8000,
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.loss = loss
         self.num_steps = num_steps
+        self.num_points = num_points
         codes = torch.randn(num_shapes, latent_features) / math.sqrt(latent_features)
         self.codes = nn.Parameter(codes)
         # The same for every shape, so that no fit depends on which others are made.
@@ -259,7 +261,7 @@ class AutoDecoder(Method):
         """Optimise a code for each task's context: (x [T, N, d], y [T, N, 1]) -> T fields.
 
         The network is frozen and dropout off, in training mode too; the result has no graph.
-        Of more than CODE_POINTS context points each step sees a random subset (always the same).
+        Of more than `num_points` context points each step sees a random subset (always the same).
         """
         x, y = context
         num_steps = self.num_steps if num_steps is None else num_steps
@@ -272,8 +274,8 @@ class AutoDecoder(Method):
         self.eval()
         for _ in range(num_steps):
             seen = slice(None)
-            if x.shape[1] > CODE_POINTS:
-                seen = torch.randperm(x.shape[1], generator=draws)[:CODE_POINTS].to(x.device)
+            if x.shape[1] > self.num_points:
+                seen = torch.randperm(x.shape[1], generator=draws)[: self.num_points].to(x.device)
             with torch.enable_grad():
                 prediction = self.predict(x[:, seen], self.decoder.condition(code))
                 # Summed over tasks, so no task's gradient depends on how many there are.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from metasdf.baselines import (
     AutoDecoder,
@@ -37,11 +38,12 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
     latent_features = curriculum["latent_features"]
     if method == "autodecoder":
         return AutoDecoder(
-            _build_deepsdf(curriculum, loss.out_features),
+            _build_decoder(curriculum, loss.out_features),
             loss,
             latent_features=latent_features,
             num_shapes=num_shapes,
             num_steps=curriculum["code_steps"],
+            num_points=curriculum["code_points"],
         )
     network = _build_network(curriculum, loss.out_features)
     if method == "metasdf":
@@ -70,16 +72,15 @@ def _build_network(curriculum: Mapping[str, Any], out_features: int) -> Coordina
     )
 
 
-def _build_deepsdf(curriculum: Mapping[str, Any], out_features: int) -> DeepSDFDecoder:
+def _build_decoder(curriculum: Mapping[str, Any], out_features: int) -> nn.Module:
+    """DeepSDF's network; or, of another kind than ReLU, one with the code concatenated."""
+    latent_features = curriculum["latent_features"]
     if curriculum["network"] != "relu":
-        raise InputError(
-            f"network: {curriculum['network']!r} does not go with method autodecoder, which has "
-            f"DeepSDF's own network; set it to relu"
-        )
+        return Concatenation(_build_network(curriculum, out_features), latent_features)
     return DeepSDFDecoder(
         in_features=3,
         out_features=out_features,
-        latent_features=curriculum["latent_features"],
+        latent_features=latent_features,
         hidden_features=curriculum["hidden_features"],
         hidden_layers=curriculum["hidden_layers"],
         dropout=curriculum["dropout"],

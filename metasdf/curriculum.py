@@ -144,6 +144,9 @@ KEYS: dict[str, Key] = {
     "code_steps": Key(
         int, 800, "autodecoder: steps of Adam that fit a new shape's latent code", minimum=1
     ),
+    "code_points": Key(
+        int, 8000, "autodecoder: context points drawn for each of these steps", minimum=1
+    ),
     "reconstruction_steps": Key(
         int, None, "steps at test time (none: num_meta_steps or code_steps)", minimum=0
     ),

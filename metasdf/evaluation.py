@@ -28,6 +28,7 @@ from metasdf.measures import (
     chamfer_l1,
     f_score,
     iou,
+    match,
     normal_consistency,
 )
 from metasdf.mesh import face_normals, load_mesh, sample_surface
@@ -62,7 +63,7 @@ def sampling_floor(truth: np.ndarray) -> float:
     """
     order = np.random.default_rng(0).permutation(len(truth))
     half = len(truth) // 2
-    return chamfer(truth[order[:half]], truth[order[half : 2 * half]]) / 2
+    return chamfer(match(truth[order[:half]], truth[order[half : 2 * half]])) / 2
 
 
 def f_score_ceiling(truth: np.ndarray) -> float:
@@ -74,7 +75,7 @@ def f_score_ceiling(truth: np.ndarray) -> float:
     order = np.random.default_rng(0).permutation(len(truth))
     half = len(truth) // 2
     threshold = F_SCORE_THRESHOLD * np.sqrt(2)
-    return f_score(truth[order[:half]], truth[order[half : 2 * half]], threshold)
+    return f_score(match(truth[order[:half]], truth[order[half : 2 * half]]), threshold)
 
 
 def true_mesh(data_source: str | os.PathLike, shape: ShapeName) -> trimesh.Trimesh | None:
@@ -96,7 +97,7 @@ def mesh_chamfer(
 ) -> float:
     """Chamfer of a mesh in the normalised frame against truth (n, 3) in the original frame."""
     points, _ = sample_surface(mesh, SURFACE_POINTS, rng)
-    return chamfer(normalisation.invert(points), truth)
+    return chamfer(match(normalisation.invert(points), truth))
 
 
 class NearestShape:
@@ -120,11 +121,11 @@ class NearestShape:
         """Name and Chamfer of the nearest shape, laid over truth (n, 3) in its own frame."""
         few = truth[:SCREENING_POINTS]
         rough = [
-            chamfer(normalisation.invert(surface[:SCREENING_POINTS]), few)
+            chamfer(match(normalisation.invert(surface[:SCREENING_POINTS]), few))
             for surface in self.surfaces
         ]
         distance, best = min(
-            (chamfer(normalisation.invert(self.surfaces[i]), truth), i)
+            (chamfer(match(normalisation.invert(self.surfaces[i]), truth)), i)
             for i in np.argsort(rough)[:SCREENED]
         )
         return self.names[best], distance
@@ -184,17 +185,18 @@ def measure(
     rng = shape_rng(0, shape)
     mesh, surface = load_mesh(folder / entry["file"]), samples.surface()
     points, faces = sample_surface(mesh, SURFACE_POINTS, rng)
+    matching = match(points, surface)
     result = {
-        "chamfer": chamfer(normalisation.invert(points), truth),
+        "chamfer": chamfer(matching) / normalisation.scale**2,  # in the original frame
         "floor": sampling_floor(truth),
-        "chamfer_l1": chamfer_l1(points, surface),
-        "f_score": f_score(points, surface),
+        "chamfer_l1": chamfer_l1(matching),
+        "f_score": f_score(matching),
         "f_score_ceiling": f_score_ceiling(surface),
     }
     if (true := true_mesh(data_source, shape)) is not None:
         ours = face_normals(mesh, faces)
         theirs = face_normals(true, SurfaceTree(true).nearest_faces(surface))
-        result["normal_consistency"] = normal_consistency(points, ours, surface, theirs)
+        result["normal_consistency"] = normal_consistency(matching, ours, theirs)
         result["iou"] = iou(mesh, true, shape_rng(1, shape))
     if initialisation is not None:
         result["initialisation_chamfer"] = mesh_chamfer(initialisation, normalisation, truth, rng)

@@ -5,7 +5,6 @@ import torch
 
 from conftest import sphere_curriculum
 from metasdf.baselines import (
-    CODE_POINTS,
     AutoDecoder,
     Concatenation,
     DeepSDFDecoder,
@@ -242,9 +241,9 @@ def test_each_step_of_a_fit_sees_a_part_of_many_points(monkeypatch):
     model = build("autodecoder").eval()
     counts = []
     model.decoder.register_forward_hook(lambda _, inputs, __: counts.append(inputs[0].shape[1]))
-    context = spheres_at([0.4], points=CODE_POINTS + 1)
+    context = spheres_at([0.4], points=model.num_points + 1)
     first = model.adapt(context, 2)
-    assert counts == [CODE_POINTS] * 2
+    assert counts == [model.num_points] * 2
     torch.manual_seed(5)
     assert torch.equal(model.adapt(context, 2), first)
 
@@ -311,10 +310,16 @@ def test_codes_are_not_handed_to_other_shapes(spheres, tmp_path):
         train({**options, "train_split": str(split), "num_epochs": 2}, CPU, load=True)
 
 
-def test_the_auto_decoder_takes_no_other_network(spheres, tmp_path):
-    options = curriculum(spheres, tmp_path, "autodecoder", network="siren")
-    with pytest.raises(InputError, match="network: 'siren' does not go with method autodecoder"):
-        build_model(options)
+@pytest.mark.parametrize("kind", ["siren", "pe"])
+def test_an_auto_decoder_with_another_network_concatenates_the_code(spheres, tmp_path, kind):
+    options = curriculum(spheres, tmp_path, "autodecoder", network=kind)
+    model = build_model(options, num_shapes=4)
+    assert isinstance(model.decoder, Concatenation)
+    batch = {"query": spheres_at([0.4, 0.5]), "index": torch.tensor([1, 3]), "epoch": 0}
+    loss, _ = model.train().outer_loss(batch)
+    loss.backward()
+    assert model.codes.grad[[1, 3]].abs().sum(dim=1).min() > 0
+    assert model.codes.grad[[0, 2]].abs().max() == 0
 
 
 def test_a_checkpoint_of_another_method_is_refused(spheres, tmp_path):

@@ -28,7 +28,7 @@ from metasdf.evaluation import (
 )
 from metasdf.files import read_json, write_json
 from metasdf.gallery import write_gallery
-from metasdf.measures import chamfer_l1, f_score, iou, normal_consistency
+from metasdf.measures import chamfer_l1, f_score, iou, match, normal_consistency
 from metasdf.reconstruction import RECORD, write_ply
 
 
@@ -92,8 +92,8 @@ def evaluated(spheres, tmp_path_factory):
     ],
 )
 def test_chamfer_is_the_sum_of_both_mean_squared_nearest_distances(a, b, expected):
-    assert chamfer(np.array(a, float), np.array(b, float)) == pytest.approx(expected)
-    assert chamfer(np.array(b, float), np.array(a, float)) == pytest.approx(expected)
+    assert chamfer(match(np.array(a, float), np.array(b, float))) == pytest.approx(expected)
+    assert chamfer(match(np.array(b, float), np.array(a, float))) == pytest.approx(expected)
 
 
 def test_chamfer_agrees_with_all_pairs():
@@ -102,13 +102,13 @@ def test_chamfer_agrees_with_all_pairs():
     squared = [[math.dist(p, q) ** 2 for q in b] for p in a]
     forward = sum(min(row) for row in squared) / 70
     backward = sum(min(column) for column in zip(*squared, strict=True)) / 50
-    assert chamfer(a, b) == pytest.approx(forward + backward)
+    assert chamfer(match(a, b)) == pytest.approx(forward + backward)
 
 
 def test_the_floor_is_what_a_second_sample_of_the_truth_scores():
     first, second = directions(20_000, 0), directions(20_000, 1)
     floor = sampling_floor(first)
-    assert floor == pytest.approx(chamfer(first, second), rel=0.05)
+    assert floor == pytest.approx(chamfer(match(first, second)), rel=0.05)
     assert floor == pytest.approx(2 * 4 / 20_000, rel=0.05)  # 2 area / (pi n), both ways
 
 
@@ -127,33 +127,33 @@ def test_a_mesh_is_mapped_back_by_scale_and_offset_before_it_is_measured():
 
 def test_chamfer_l1_is_the_mean_of_both_mean_nearest_distances():
     a, b = np.array([[0.0, 0, 0]]), np.array([[0.0, 0, 0], [0, 0, 2], [0, 3, 0]])
-    assert chamfer_l1(a, b) == pytest.approx((0 + 5 / 3) / 2)
-    assert chamfer_l1(b, a) == pytest.approx(5 / 6)
+    assert chamfer_l1(match(a, b)) == pytest.approx((0 + 5 / 3) / 2)
+    assert chamfer_l1(match(b, a)) == pytest.approx(5 / 6)
 
 
 def test_the_f_score_is_the_harmonic_mean_of_precision_and_recall():
     a = np.array([[0.0, 0, 0], [1, 0, 0]])
     b = np.array([[0.0, 0, 0.005], [0, 0, 0.009], [0, 1, 0]])
-    assert f_score(a, b) == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
-    assert f_score(a, a + 0.5) == 0
-    assert f_score(a, b, threshold=2) == 1
+    assert f_score(match(a, b)) == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+    assert f_score(match(a, a + 0.5)) == 0
+    assert f_score(match(a, b), threshold=2) == 1
 
 
 def test_the_f_score_ceiling_is_what_a_second_sample_of_the_truth_scores():
     first, second = (directions(30_000, seed) * 0.6 for seed in (0, 1))
     ceiling = f_score_ceiling(first)
-    assert ceiling == pytest.approx(f_score(first, second), abs=0.01)
+    assert ceiling == pytest.approx(f_score(match(first, second)), abs=0.01)
     assert ceiling < 0.95
 
 
 def test_normals_agree_up_to_sign():
     points = directions(2000)
     turned = np.stack([points[:, 1], -points[:, 0], np.zeros(2000)], axis=1)  # at right angles
-    assert normal_consistency(points, points, points, -points) == pytest.approx(1)
-    assert normal_consistency(points, points, points, turned) == pytest.approx(0, abs=1e-9)
+    assert normal_consistency(match(points, points), points, -points) == pytest.approx(1)
+    assert normal_consistency(match(points, points), points, turned) == pytest.approx(0, abs=1e-9)
     tilted = np.array([[0.6, 0.8, 0.0]])
     up = np.array([[0.0, 1.0, 0.0]])
-    assert normal_consistency(np.zeros((1, 3)), tilted, up, up) == pytest.approx(0.8)
+    assert normal_consistency(match(np.zeros((1, 3)), up), tilted, up) == pytest.approx(0.8)
 
 
 def test_the_iou_of_balls_is_the_ratio_of_their_volumes():
@@ -342,7 +342,7 @@ def test_the_nearest_shape_is_found_among_more_than_are_measured_fully(spheres):
         found, distance = nearest.find(truth, normalisation)
         assert found == str(name(instance))
         surface = normalisation.invert(Samples(spheres, name(instance)).surface())
-        assert distance == chamfer(surface, truth)
+        assert distance == chamfer(match(surface, truth))
 
 
 def test_training_shapes_without_surface_are_left_out_by_name(spheres, capsys):

@@ -1,0 +1,588 @@
+"""Compare MetaSDF with its baselines in 3D: python benchmarks/compare_3d.py [--quick]
+
+Trains every method of the curriculums compare_* for the same time on procedural tables and chairs,
+reconstructs and measures the test shapes from dense and from levelset contexts, and writes
+
+    DOCS/compare_3d.md                the tables
+    DOCS/compare_3d.json              the same and every run, for programs
+    DOCS/compare_3d_procedural.png    reconstructions of all methods beside the truth
+    DOCS/partial.png                  reconstructions from what one depth camera sees
+
+Each run has a folder below OUTPUT. What is finished there is not done again, and what was stopped
+goes on where it was. Time means processor time of one core, so that other work on the machine
+does not count. Runs go side by side, one a core.
+"""
+
+import os
+
+os.environ.update(IGL_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+import contextlib
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from metasdf import preprocessing
+from metasdf.checkpoint import load_checkpoint, load_model
+from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
+from metasdf.data import Samples, ShapeName, draw_task, read_split, stack
+from metasdf.errors import InputError, run_command
+from metasdf.evaluation import CONVENTION, DEFINITIONS, NearestShape, evaluate_folder
+from metasdf.files import atomic_path, read_json, write_json
+from metasdf.gallery import BLANK, PIXELS, TRUTH_COLOUR, picture, short, truth_picture, write_grid
+from metasdf.mesh import UNIT_BALL, load_mesh, render_points
+from metasdf.preprocessing import PARTIAL_SAMPLES, USUAL_OUTPUTS
+from metasdf.reconstruction import reconstruct_split, shape_rng
+from metasdf.shapes import write_shapes
+from metasdf.training import train
+
+ROOT = Path(__file__).resolve().parents[1]
+CURRICULUMS = ROOT / "3D" / "curriculums.py"
+CPU = torch.device("cpu")
+
+METHODS = {
+    "metasdf": "MetaSDF",
+    "autodecoder": "auto-decoder",
+    "set_concat": "set encoder, concatenation",
+    "set_hyper": "set encoder, hypernetwork",
+}
+DATASETS = {"procedural": "Procedural tables and chairs"}
+CLASSES = ("tables", "chairs")
+MODES = ("dense", "levelset")
+WITH_PARTIAL = ("metasdf", "autodecoder")  # from partial contexts too, with the first seed
+
+RECONSTRUCTION_KEYS = (
+    "reconstruction_",
+    "code_steps",
+    "code_points",
+    "context_points",
+    "context_noise",
+    "resolution",
+)
+DECAY_AT = 0.8  # share of the time after which lr is multiplied with lr_decay_factor
+FIRST_EPOCHS = 2  # show how long an epoch takes
+TIMED_SHAPES, TIMED_REPEATS = 5, 3
+PICTURED = 3  # test shapes of each class
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done."""
+
+    seconds: float = 240.0  # of training, of one core, each method and seed
+    seeds: int = 3
+    shapes: int = 120  # procedural shapes of each class
+    num_test: int = 20  # of them to test
+    num_samples: int = 50_000  # SDF samples a shape
+    resolution: int = 72
+    code_steps: int = 800
+    keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys, for all methods
+
+
+QUICK = Plan(seconds=30.0, seeds=1, shapes=48, num_test=8, resolution=48, code_steps=200)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and the context modes it is measured with."""
+
+    dataset: str
+    method: str
+    context_mode: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}/{self.method}_{self.context_mode}_{self.seed}"
+
+    @property
+    def measured_modes(self) -> tuple[str, ...]:
+        """An auto-decoder's training sees no context: one serves all modes."""
+        if self.method != "autodecoder":
+            return (self.context_mode,)
+        return (*MODES, "partial") if self.seed == 0 else MODES
+
+
+def runs(datasets: Sequence[str], seeds: int) -> list[Run]:
+    """Every run; a seed is finished with all methods before the next."""
+    result = []
+    for seed in range(seeds):
+        for dataset in datasets:
+            for method in METHODS:
+                modes = ("dense",) if method == "autodecoder" else MODES
+                if method == "metasdf" and seed == 0:
+                    modes = (*modes, "partial")
+                result += [Run(dataset, method, mode, seed) for mode in modes]
+    return result
+
+
+# Data
+
+
+def procedural(output: Path, plan: Plan) -> None:
+    """Tables and chairs as meshes, samples and splits, below output/procedural."""
+    folder = output / "procedural"
+    for name in CLASSES:
+        write_shapes(folder / "meshes", name, plan.shapes)
+    shapes = preprocessing.find_shapes(folder / "meshes")
+    outputs = (*USUAL_OUTPUTS, PARTIAL_SAMPLES)
+    settings = preprocessing.Settings(num_samples=plan.num_samples, outputs=outputs)
+    records = preprocessing.preprocess(shapes, folder / "data", settings, skip=True)
+    preprocessing.write_splits(shapes, records, folder / "data", num_test=plan.num_test)
+    splits = folder / "data" / "splits"
+    for part in ("train", "test"):
+        joint: dict[str, dict] = {}
+        for name in CLASSES:
+            for dataset, classes in read_json(splits / f"{name}_{part}.json").items():
+                joint.setdefault(dataset, {}).update(classes)
+        write_json(splits / f"all_{part}.json", joint)
+
+
+def curriculum_of(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
+    """The curriculum of a run, all but its number of epochs."""
+    data, folder = output / run.dataset / "data", output / run.name
+    split = {part: str(data / "splits" / f"all_{part}.json") for part in ("train", "test")}
+    keys = {
+        "data_source": str(data),
+        "train_split": split["train"],
+        "val_split": str(output / run.dataset / "validation.json"),
+        "test_split": split["test"],
+        "context_mode": run.context_mode,
+        "seed": run.seed,
+        "output_dir": str(folder),
+        "reconstruction_output_dir": str(folder / run.context_mode),
+        "resolution": plan.resolution,
+        "code_steps": plan.code_steps,
+        "validate_every": 10**6,  # at the end of each stage only
+        **dict(plan.keys),
+    }
+    return load_curriculum(CURRICULUMS, f"compare_{run.method}", keys)
+
+
+# One run
+
+
+def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Train for that much processor time, with a smaller lr in the last part of it.
+
+    In three stages: a few epochs, which show the pace; up to DECAY_AT of the time; and the rest.
+    After each its checkpoint is kept. A stage that was stopped is begun anew, so that no time goes
+    uncounted.
+    """
+    folder = Path(curriculum["output_dir"])
+    file, latest = folder / "stages.json", folder / "checkpoints" / "latest.pth"
+    stages: list[dict[str, float]] = read_json(file) if file.exists() else []
+    while len(stages) < 3:
+        if stages:
+            shutil.copyfile(folder / f"stage{len(stages)}.pth", latest)
+        until = _until(stages, seconds)
+        decay_at = stages[1]["epochs"] if len(stages) == 2 else until
+        start = time.process_time()
+        train(
+            {**curriculum, "num_epochs": until, "lr_decay_epochs": decay_at},
+            CPU,
+            load=bool(stages),
+            overwrite=not stages,
+        )
+        stages.append({"epochs": until, "seconds": time.process_time() - start})
+        shutil.copyfile(latest, folder / f"stage{len(stages)}.pth")
+        write_json(file, stages)
+    model, _ = load_model(latest)
+    shapes = len(load_checkpoint(latest)["train_shapes"])
+    epochs = stages[-1]["epochs"]
+    return {
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "epochs": epochs,
+        "steps": epochs * -(-shapes // curriculum["ScenesPerBatch"]),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _until(stages: Sequence[Mapping[str, float]], seconds: float) -> int:
+    """The epoch at which the next stage ends, at the pace so far."""
+    if not stages:
+        return FIRST_EPOCHS
+    epochs, spent = stages[-1]["epochs"], sum(stage["seconds"] for stage in stages)
+    goal = DECAY_AT * seconds if len(stages) == 1 else seconds
+    return epochs + max(1, round((goal - spent) * epochs / spent))
+
+
+def work(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
+    """Train, reconstruct, measure; what comes out is kept in the run's folder, and not redone."""
+    torch.set_num_threads(1)
+    folder = output / run.name
+    curriculum = curriculum_of(run, plan, output)
+    file = folder / "result.json"
+    settings = settings_of(curriculum, plan.seconds)
+    if file.exists() and (known := read_json(file))["settings"] == settings:
+        return known
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / "settings.json"
+    if marker.exists() and of_training(read_json(marker)) != of_training(settings):
+        shutil.rmtree(folder)  # of another plan
+        folder.mkdir()
+    write_json(marker, settings)
+    with open(folder / "log.txt", "a") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            result = {"settings": settings, **train_for(curriculum, plan.seconds), "modes": {}}
+            for mode in run.measured_modes:
+                result["modes"][mode] = measure(curriculum, folder, mode)
+    write_json(file, result)
+    return result
+
+
+def settings_of(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What a result depends on: the time, and the keys that have not their default value."""
+    chosen = {name: v for name, v in curriculum.items() if v != KEYS[name].default}
+    return {"seconds": seconds, "curriculum": chosen}
+
+
+def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that only say how test shapes are reconstructed."""
+    chosen = settings["curriculum"].items()
+    kept = {name: value for name, value in chosen if not name.startswith(RECONSTRUCTION_KEYS)}
+    return {**settings, "curriculum": kept}
+
+
+def measure(curriculum: Mapping[str, Any], folder: Path, mode: str) -> dict[str, Any]:
+    """Reconstruct and measure the test shapes from contexts of one mode."""
+    checkpoint = folder / "checkpoints" / "latest.pth"
+    model, _ = load_model(checkpoint)
+    curriculum = {
+        **curriculum,
+        "context_mode": mode,
+        "reconstruction_output_dir": str(folder / mode),
+    }
+    reconstruct_split(model, curriculum, CPU, str(checkpoint))
+    result, _ = evaluate_folder(folder / mode, nearest=False)
+    return result
+
+
+# Yardsticks and times, with nothing else running
+
+
+def nearest_training_shapes(dataset: str, plan: Plan, output: Path) -> dict[str, float]:
+    """Chamfer distance of each test shape to the nearest training shape, by name."""
+    file = output / dataset / "nearest.json"
+    curriculum = curriculum_of(Run(dataset, "metasdf", "dense", 0), plan, output)
+    shapes = read_split(curriculum["test_split"])
+    if file.exists() and (known := read_json(file)).keys() == {str(shape) for shape in shapes}:
+        return known
+    training = NearestShape(curriculum["data_source"], read_split(curriculum["train_split"]))
+    result = {}
+    for shape in tqdm(shapes, desc="nearest training shapes", unit="shape", disable=None):
+        samples = Samples(curriculum["data_source"], shape)
+        truth = samples.normalisation.invert(samples.surface())
+        result[str(shape)] = training.find(truth, samples.normalisation)[1]
+    write_json(file, result)
+    return result
+
+
+def fit_seconds(plan: Plan, output: Path) -> dict[str, dict[str, float]]:
+    """Seconds to fit one shape, of every method and mode, measured side by side.
+
+    The medians over shapes and repeats, methods taking turns, on one core. They depend on the
+    networks' sizes and the contexts', not on what was learned or on which shapes.
+    """
+    curriculums, models = {}, {}
+    for method in METHODS:
+        curriculums[method] = curriculum_of(Run("procedural", method, "dense", 0), plan, output)
+        latest = Path(curriculums[method]["output_dir"], "checkpoints", "latest.pth")
+        models[method], _ = load_model(latest)
+    shapes = read_split(curriculums["metasdf"]["test_split"])[:TIMED_SHAPES]
+    result: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
+    for mode in MODES:
+        times: dict[str, list[float]] = {method: [] for method in METHODS}
+        for shape in shapes * TIMED_REPEATS:
+            for method, curriculum in curriculums.items():
+                batch = stack([context_task(curriculum, mode, shape)])
+                start = time.perf_counter()
+                models[method].adapt(batch["context"], curriculum["reconstruction_steps"])
+                times[method].append(time.perf_counter() - start)
+        result[mode] = {method: statistics.median(values) for method, values in times.items()}
+    return result
+
+
+def context_task(curriculum: Mapping[str, Any], mode: str, shape: ShapeName) -> dict[str, Any]:
+    """The context that `reconstruct_shape` gives to a shape in this mode, and its queries."""
+    return draw_task(
+        Samples(curriculum["data_source"], shape),
+        mode,
+        sdf_samples=curriculum["reconstruction_sdf_samples"],
+        surface_samples=curriculum["reconstruction_levelset_samples"],
+        query="held_out" if mode == "dense" else "all",
+        rng=shape_rng(curriculum["seed"], shape),
+    )
+
+
+# Results
+
+
+def figures(runs_of: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
+    """One row of a table: mean and spread over the seeds of what each seed's test shapes give."""
+    evaluations = [result["modes"][mode] for result in runs_of]
+
+    def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
+        if not values:
+            return None
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return {"mean": statistics.fmean(values), "spread": spread}
+
+    def each(measure: str, statistic: str) -> dict[str, float] | None:
+        return over_seeds([e[measure][statistic] for e in evaluations if e[measure]])
+
+    return {
+        "seeds": len(evaluations),
+        "chamfer_mean": each("chamfer", "mean"),
+        "chamfer_median": each("chamfer", "median"),
+        "iou": each("iou", "mean"),
+        "normal_consistency": each("normal_consistency", "mean"),
+        "misclassified_percentage": each("misclassified_percentage", "mean"),
+        "failed": sum(e["num_failed"] for e in evaluations),
+        "measured": sum(e["num_shapes"] - e["num_failed"] for e in evaluations),
+        "training_steps": statistics.median(result["steps"] for result in runs_of),
+        "training_seconds": statistics.fmean(result["seconds"] for result in runs_of),
+        "parameters": runs_of[0]["parameters"],
+    }
+
+
+def summarise(results: Mapping[Run, Mapping[str, Any]], plan: Plan, output: Path) -> dict[str, Any]:
+    """All figures: dataset -> mode -> method -> row; fit seconds; yardsticks; and every run."""
+    datasets: dict[str, Any] = {}
+    for dataset in dict.fromkeys(run.dataset for run in results):
+        modes: dict[str, Any] = {}
+        for mode in (*MODES, "partial"):
+            for method in METHODS:
+                rows = [
+                    result
+                    for run, result in results.items()
+                    if (run.dataset, run.method) == (dataset, method) and mode in run.measured_modes
+                ]
+                if rows:
+                    modes.setdefault(mode, {})[method] = figures(rows, mode)
+        nearest = list(nearest_training_shapes(dataset, plan, output).values())
+        one = next(r for run, r in results.items() if run.dataset == dataset)
+        floor = next(iter(one["modes"].values()))["floor"]
+        datasets[dataset] = {
+            "modes": modes,
+            "test_shapes": len(nearest),
+            "train_shapes": len(
+                read_split(output / dataset / "data" / "splits" / "all_train.json")
+            ),
+            "floor": floor,
+            "nearest_training_shape": {
+                "mean": statistics.fmean(nearest),
+                "median": statistics.median(nearest),
+            },
+        }
+    done = {run.method for run in results if (run.dataset, run.seed) == ("procedural", 0)}
+    return {
+        "plan": asdict(plan),
+        "convention": CONVENTION,
+        "machine": {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__},
+        "datasets": datasets,
+        "fit_seconds": fit_seconds(plan, output) if done == set(METHODS) else None,
+        "runs": {run.name: _brief(result) for run, result in results.items()},
+    }
+
+
+def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's record, of each shape only what tells how good it is."""
+    keep = ("shape", "error", "chamfer", "iou", "misclassified_percentage")
+    modes = {
+        mode: {row["shape"]: {k: row.get(k) for k in keep[1:]} for row in evaluation["shapes"]}
+        for mode, evaluation in result["modes"].items()
+    }
+    return {k: result[k] for k in ("seconds", "steps", "parameters")} | {"shapes": modes}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def tables(summary: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    plan = summary["plan"]
+    lines = []
+    for dataset, data in summary["datasets"].items():
+        nearest, floor = data["nearest_training_shape"], data["floor"]
+        lines += [
+            f"### {DATASETS[dataset]}",
+            "",
+            f"{data['train_shapes']} shapes to train on, {data['test_shapes']} to test. Chamfer "
+            f"x 1000: the sampling floor is {1e3 * floor['mean']:.3f} (median "
+            f"{1e3 * floor['median']:.3f}), the nearest training shape scores "
+            f"{1e3 * nearest['mean']:.2f} ({1e3 * nearest['median']:.2f}).",
+            "",
+        ]
+        for mode, rows in data["modes"].items():
+            seeds = max(row["seeds"] for row in rows.values())
+            lines += [
+                f"**{mode}** contexts, {seeds} seed{'s' if seeds > 1 else ''}",
+                "",
+                "| method | Chamfer mean | Chamfer median | IoU | misclassified, % "
+                "| no surface | s to fit | parameters | steps trained |",
+                "|---|---|---|---|---|---|---|---|---|",
+            ]
+            for method, row in rows.items():
+                seconds = (summary["fit_seconds"] or {}).get(mode, {}).get(method)
+                cells = [
+                    METHODS[method],
+                    _cell(row["chamfer_mean"], 1e3, 2),
+                    _cell(row["chamfer_median"], 1e3, 2),
+                    _cell(row["iou"], 1, 3),
+                    _cell(row["misclassified_percentage"], 1, 1),
+                    f"{row['failed']} of {row['failed'] + row['measured']}",
+                    "-" if seconds is None else f"{seconds:.3g}",
+                    f"{row['parameters']:,}",
+                    f"{row['training_steps']:.0f}",
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
+    if fit := summary["fit_seconds"]:
+        ratios = [f"{fit[m]['autodecoder'] / fit[m]['metasdf']:.0f} ({m})" for m in MODES]
+        lines.append(
+            f"MetaSDF fits a shape {' and '.join(ratios)} times as fast as the auto-decoder."
+        )
+    lines.append(
+        f"{summary['convention']}. IoU: {DEFINITIONS['iou']}. Figures are means over seeds of what "
+        "the test shapes give, with the standard deviation over seeds. Each method was trained for "
+        f"{plan['seconds']:.0f} s of one core of {summary['machine']['processor']}, PyTorch "
+        f"{summary['machine']['torch']}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Mapping[str, float] | None, factor: float, digits: int) -> str:
+    if value is None:
+        return "-"
+    mean, spread = (f"{factor * value[key]:.{digits}f}" for key in ("mean", "spread"))
+    return f"{mean} ± {spread}"
+
+
+# Pictures
+
+
+def test_shapes(data: Path) -> list[ShapeName]:
+    """PICTURED test shapes of each class."""
+    by_class: dict[str, list[ShapeName]] = {}
+    for shape in read_split(data / "splits" / "all_test.json"):
+        by_class.setdefault(shape.category, []).append(shape)
+    return [shape for shapes in by_class.values() for shape in shapes[:PICTURED]]
+
+
+def mesh_picture(file: Path) -> np.ndarray:
+    return picture(load_mesh(file)) if file.exists() else BLANK
+
+
+def write_comparison(path: Path, dataset: str, output: Path) -> None:
+    """Rows of shapes: the truth, then every method from dense and from levelset contexts."""
+    folder, rows = output / dataset, []
+    for shape in test_shapes(folder / "data"):
+        row = [(short(shape), truth_picture(folder / "data", shape))]
+        for mode in MODES:
+            for method, name in METHODS.items():
+                trained = "dense" if method == "autodecoder" else mode
+                file = folder / f"{method}_{trained}_0" / mode / f"{shape}.ply"
+                row.append((f"{name.replace('set encoder, ', '')}, {mode}", mesh_picture(file)))
+        rows.append(row)
+    write_grid(path, rows)
+
+
+def write_partial(path: Path, datasets: Sequence[str], plan: Plan, output: Path) -> None:
+    """Rows of shapes: what a depth camera saw, two reconstructions from it, the truth."""
+    rows = []
+    for dataset in datasets:
+        folder = output / dataset
+        curriculum = curriculum_of(Run(dataset, "metasdf", "partial", 0), plan, output)
+        for shape in test_shapes(folder / "data"):
+            seen = context_task(curriculum, "partial", shape)["context"][0]
+            meta, auto = (
+                folder / name / "partial" / f"{shape}.ply"
+                for name in ("metasdf_partial_0", "autodecoder_dense_0")
+            )
+            points = render_points(seen, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
+            rows.append(
+                [
+                    (f"{short(shape)}: seen", points),
+                    ("MetaSDF", mesh_picture(meta)),
+                    ("auto-decoder", mesh_picture(auto)),
+                    ("truth", truth_picture(folder / "data", shape)),
+                ]
+            )
+    write_grid(path, rows)
+
+
+# The command
+
+
+def compare(plan: Plan, output: Path, docs: Path, processes: int | None = None) -> int:
+    """Do what is not done yet, and write tables and pictures; how many runs failed."""
+    datasets = list(DATASETS)
+    procedural(output, plan)
+    for dataset in datasets:  # training wants shapes to validate on; the comparison needs none
+        splits = output / dataset / "data" / "splits"
+        first = read_split(splits / "all_test.json")[0]
+        one = {first.dataset: {first.category: [first.instance]}}
+        write_json(output / dataset / "validation.json", one)
+    results, failed = {}, 0
+    wanted = runs(datasets, plan.seeds)
+    with (
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+        tqdm(total=len(wanted), desc="comparing", unit="run", disable=None) as progress,
+    ):
+        futures = {pool.submit(work, run, plan, output): run for run in wanted}
+        for future in as_completed(futures):
+            run = futures[future]
+            try:
+                results[run] = future.result()
+                progress.write(f"done: {run.name}")
+            except InputError as error:
+                failed += 1
+                progress.write(f"failed: {run.name}: {error}")
+            progress.update()
+    results = {run: results[run] for run in wanted if run in results}
+    if not results:
+        raise InputError("every run failed")
+    torch.set_num_threads(1)
+    summary = summarise(results, plan, output)
+    text = tables(summary)
+    print(text)
+    write_json(docs / "compare_3d.json", summary)
+    with atomic_path(docs / "compare_3d.md") as path:
+        path.write_text(text, encoding="utf-8")
+    for dataset in datasets:
+        write_comparison(docs / f"compare_3d_{dataset}.png", dataset, output)
+    write_partial(docs / "partial.png", datasets, plan, output)
+    return failed
+
+
+def main() -> int:
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few shapes, one seed, minutes")
+    parser.add_argument("--output", default=ROOT / "output" / "compare", type=Path)
+    parser.add_argument("--docs", default=None, type=Path, help="default: OUTPUT")
+    parser.add_argument("--processes", type=whole_number, help="runs at once (default: cores)")
+    options = parser.parse()
+    plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
+    failed = compare(plan, output, options.docs or output, options.processes or None)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

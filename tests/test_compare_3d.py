@@ -1,0 +1,88 @@
+"""The comparison of all methods, in miniature."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def program():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location("compare_3d", BENCHMARKS / "compare_3d.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["compare_3d"] = module  # workers look for it there
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def compared(program, tmp_path_factory):
+    """A comparison of a few shapes for moments, run once: its plan, folder and summary."""
+    output = tmp_path_factory.mktemp("compare")
+    small = (("hidden_features", 16), ("hidden_layers", 1), ("latent_features", 4))
+    plan = program.Plan(0.3, 1, 4, 1, 3000, resolution=16, code_steps=3, keys=small)
+    failed = program.compare(plan, output, output / "docs", processes=2)
+    return plan, output, json.loads((output / "docs" / "compare_3d.json").read_text()), failed
+
+
+def test_every_method_is_measured_in_both_modes(program, compared):
+    _, output, summary, failed = compared
+    assert failed == 0
+    modes = summary["datasets"]["procedural"]["modes"]
+    for mode in ("dense", "levelset"):
+        assert list(modes[mode]) == list(program.METHODS)
+        assert summary["fit_seconds"][mode].keys() == program.METHODS.keys()
+    assert list(modes["partial"]) == ["metasdf", "autodecoder"]
+    text = (output / "docs" / "compare_3d.md").read_text()
+    assert all(name in text for name in program.METHODS.values())
+    for picture in ("compare_3d_procedural.png", "partial.png"):
+        assert (output / "docs" / picture).stat().st_size > 10_000
+
+
+def test_figures_are_those_of_the_evaluations(compared):
+    _, output, summary, _ = compared
+    row = summary["datasets"]["procedural"]["modes"]["levelset"]["autodecoder"]
+    evaluation = output / "procedural" / "autodecoder_dense_0" / "levelset" / "evaluation.json"
+    result = json.loads((output / "procedural" / "autodecoder_dense_0" / "result.json").read_text())
+    assert row["measured"] + row["failed"] == 2
+    assert row["parameters"] == result["parameters"]
+    chamfers = [s["chamfer"] for s in result["modes"]["levelset"]["shapes"] if not s["error"]]
+    assert row["chamfer_mean"]["mean"] == pytest.approx(sum(chamfers) / len(chamfers))
+    assert not evaluation.exists()  # results are kept once, in result.json
+
+
+def test_training_takes_three_stages_and_a_stopped_one_is_begun_anew(program, compared):
+    plan, output, _, _ = compared
+    run = program.Run("procedural", "metasdf", "dense", 0)
+    folder = output / run.name
+    stages = json.loads((folder / "stages.json").read_text())
+    assert len(stages) == 3
+    assert stages[0]["epochs"] == program.FIRST_EPOCHS < stages[1]["epochs"] < stages[2]["epochs"]
+    before = json.loads((folder / "result.json").read_text())
+    assert program.work(run, plan, output) == before  # nothing is done again
+    (folder / "result.json").unlink()
+    (folder / "stages.json").write_text(json.dumps(stages[:2]))
+    (folder / "checkpoints" / "latest.pth").write_bytes(b"half written")
+    after = program.work(run, plan, output)
+    again = json.loads((folder / "stages.json").read_text())
+    assert again[:2] == stages[:2]
+    assert after["epochs"] == again[2]["epochs"]
+
+
+def test_another_plan_starts_anew(program, compared, tmp_path):
+    plan, output, _, _ = compared
+    run = program.Run("procedural", "set_concat", "dense", 0)
+    before = (output / run.name / "result.json").read_text()
+    other = replace(plan, resolution=12)
+    assert program.work(run, other, output)["settings"]["curriculum"]["resolution"] == 12
+    assert json.loads(before)["settings"]["curriculum"]["resolution"] == 16
