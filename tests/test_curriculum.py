@@ -45,6 +45,8 @@ ALL = {
     "checkpoint_every": 100,
     "reconstruction_sdf_samples": 100_000,
     "reconstruction_levelset_samples": 10_000,
+    "context_points": 77,
+    "context_noise": 0.0625,
     "resolution": 256,
 }
 ORIGINALS = {
