@@ -104,7 +104,8 @@ def _contents(path: Path) -> io.BytesIO | str:
 def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (n, 3) and faces (m, 3) of a mesh, or of all bodies of a scene where they stand."""
     if isinstance(loaded, trimesh.Trimesh):
-        return np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
+        faces = loaded.faces if len(loaded.faces) else np.zeros((0, 3))
+        return np.asarray(loaded.vertices, np.float64), np.asarray(faces, np.int64)
     if isinstance(loaded, trimesh.PointCloud):
         return np.asarray(loaded.vertices, np.float64), np.zeros((0, 3), np.int64)
     vertices, faces, count = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0

@@ -61,6 +61,7 @@ from metasdf.sdf import (
 MIN_POINTS = 10
 SURFACE_POINTS = 30_000  # drawn on a mesh, and at most as many are measured
 MIN_CANDIDATES = 20_000  # SDF samples from which a dense context is drawn, at least
+MAX_CLOUD = 100_000  # oriented points used for signed distances, 7 s; a million take 100 s
 NEIGHBOURS = 8  # of a point, whose distance tells how densely the surface was sampled
 
 
@@ -241,32 +242,24 @@ def frame_of(shape: OwnShape) -> Normalisation:
         offset, scale = normalisation(shape.mesh)
     else:
         if len(shape.extent()) == 0:
-            raise InputError("no sample lies inside; distances inside must be negative")
+            raise InputError("no sample lies inside; distances must be negative there")
         offset, scale = points_normalisation(shape.extent())
     return Normalisation(offset.astype(np.float64), float(scale))
 
 
-def into_frame(
-    shape: OwnShape, frame: Normalisation, dense: bool, open_rule: str, rng: np.random.Generator
-) -> OwnShape:
-    """The shape in the normalised frame. Of a mesh, `body` is found and `points` are drawn anew.
-
-    The points are drawn on what is seen of the body; if the mesh bounds none and the context is
-    not `dense`, on all faces.
+def into_frame(shape: OwnShape, frame: Normalisation) -> OwnShape:
+    """The shape in the normalised frame.
 
     Raises:
-        InputError: the mesh bounds no solid, which a dense context needs, or the frame is not that
-            of the shape.
+        InputError: the frame is not that of the shape.
     """
     if not shape.is_normalised:
         with np.errstate(over="ignore"):
             points = (shape.points + frame.offset) * frame.scale
         distances = None if shape.distances is None else shape.distances * frame.scale
         shape = replace(shape, points=points, distances=distances)
-    if shape.mesh is not None:
-        shape = _with_body(shape, dense, open_rule, rng)
-    extent = shape.extent()
-    if not np.abs(shape.points).max() <= MAX_COORDINATE or np.mean(outside_cube(extent)) > 0.5:
+    outside = outside_cube(shape.extent())
+    if not np.abs(shape.points).max() <= MAX_COORDINATE or outside.sum() > len(outside) / 2:
         raise InputError(
             "it lies outside of the cube [-1, 1]^3 once normalised, and only what is inside is "
             "meshed; give the --normalization that goes with it"
@@ -274,15 +267,24 @@ def into_frame(
     return shape
 
 
-def _with_body(shape: OwnShape, dense: bool, open_rule: str, rng: np.random.Generator) -> OwnShape:
+def with_body(
+    shape: OwnShape, dense: bool, open_rule: str, num_points: int, rng: np.random.Generator
+) -> OwnShape:
+    """A normalised mesh with its `body`, and `num_points` points drawn on what is seen of that.
+
+    If the mesh bounds no solid and the context is not `dense`, they are drawn on all faces.
+
+    Raises:
+        NoSolidError: the mesh bounds no solid, and a dense context needs one.
+    """
     mesh = trimesh.Trimesh(shape.points, shape.mesh.faces, process=False)
     try:
         body = find_body(mesh, open_rule)
     except NoSolidError:
         if dense:
             raise
-        return replace(shape, points=sample_surface(mesh, SURFACE_POINTS, rng)[0])
-    return replace(shape, body=body, points=sample_body_surface(body, SURFACE_POINTS, rng))
+        return replace(shape, points=sample_surface(mesh, num_points, rng)[0])
+    return replace(shape, body=body, points=sample_body_surface(body, num_points, rng))
 
 
 def outside_cube(points: np.ndarray) -> np.ndarray:
@@ -334,14 +336,16 @@ def _signed_samples(
                 "holds points without unit normals or distances, and a dense context needs one or "
                 "the other; give them, or use a model trained with --context_mode levelset"
             )
-        points = points_around(lambda n: _draw(shape.points, n, rng), count, rng)
-        distances = cloud_signed_distance(shape.points, shape.normals, points)
+        chosen = rng.permutation(len(points))[:MAX_CLOUD]
+        surface, normals = points[chosen], shape.normals[chosen]
+        points = points_around(lambda n: _draw(surface, n, rng), count, rng)
+        distances = cloud_signed_distance(surface, normals, points)
     rows = np.column_stack([points, distances])
     outside, inside = rows[distances > 0], rows[distances <= 0]
     if len(outside) == 0 or len(inside) == 0:
         side = "outside" if len(outside) == 0 else "inside"
         raise InputError(
-            f"no sample lies {side}; normals must point outward, distances inside be negative"
+            f"no sample lies {side}; distances must be negative inside and positive outside"
         )
     return outside, inside
 
@@ -360,6 +364,9 @@ def cloud_signed_distance(
     Args:
         points: (n, 3); points at equal places count once.
         normals: their outward unit normals (n, 3).
+
+    Raises:
+        InputError: the normals point inward.
     """
     points, first = np.unique(points, axis=0, return_index=True)
     normals = np.ascontiguousarray(normals[first])
@@ -373,6 +380,9 @@ def cloud_signed_distance(
     aside = np.sqrt(np.maximum(gap**2 - height**2, 0))
     distance = np.hypot(height, np.maximum(aside - 2 * radius[nearest], 0))
     winding = igl.fast_winding_number(points, normals, np.pi * radius**2, queries)
+    # Next to a point the winding number may be anything, so a few of the wrong sign say nothing.
+    if (winding < -0.5).sum() > 2 * (winding > 0.5).sum():
+        raise InputError("its normals point inward; turn them round")
     return np.where(winding > 0.5, -distance, distance)
 
 
@@ -406,12 +416,14 @@ def reconstruct_own_shape(
         raise InputError(f"--output {output}: is the input itself; choose another name")
     shape = read_own_shape(path)
     given = None if normalisation_file is None else read_normalisation(normalisation_file)
-    dense = curriculum["context_mode"] == "dense"
+    dense, count = curriculum["context_mode"] == "dense", context_size(curriculum)
     rng = shape_rng(curriculum["seed"], path.name)
     try:
         frame = given or frame_of(shape)
-        local = into_frame(shape, frame, dense, open_rule, rng)
-        x, y = draw_context(local, dense, context_size(curriculum), rng)
+        local = into_frame(shape, frame)
+        if shape.mesh is not None:
+            local = with_body(local, dense, open_rule, max(SURFACE_POINTS, count), rng)
+        x, y = draw_context(local, dense, count, rng)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     x = add_noise(x, curriculum["context_noise"], rng)

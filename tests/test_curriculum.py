@@ -45,8 +45,6 @@ ALL = {
     "checkpoint_every": 100,
     "reconstruction_sdf_samples": 100_000,
     "reconstruction_levelset_samples": 10_000,
-    "context_points": 77,
-    "context_noise": 0.0625,
     "resolution": 256,
 }
 ORIGINALS = {
@@ -108,6 +106,8 @@ OTHER = {
     "seed": 11,
     "reconstruction_sdf_samples": 19,
     "reconstruction_levelset_samples": 20,
+    "context_points": 77,
+    "context_noise": 0.0625,
     "reconstruction_steps": 9,
     "resolution": 21,
 }

@@ -46,9 +46,10 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     parser.add_curriculum_keys()
     options = parser.parse()
-    for option in ("trajectories",) if options.input else WITH_INPUT:
+    own = options.input is not None
+    for option in ("trajectories",) if own else WITH_INPUT:
         if getattr(options, option) is not None:
-            parser.error(f"--{option} goes {'without' if options.input else 'with'} --input")
+            parser.error(f"--{option} goes {'without' if own else 'with'} --input")
     overrides = parser.overrides(options)
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, overrides)
     device = choose_device(options.device)
@@ -56,11 +57,11 @@ def main() -> int:
     curriculum |= {name: trained[name] for name, key in KEYS.items() if key.shapes_network}
     curriculum["train_split"] = trained["train_split"]  # whose nearest shape is a yardstick
     trained_mode = trained["context_mode"]
-    if options.input and "context_mode" not in overrides:
+    if own and "context_mode" not in overrides:
         curriculum["context_mode"] = trained_mode
     if (mode := curriculum["context_mode"]) != trained_mode:
         print(f"note: the context is {mode}, but the model was trained with {trained_mode}")
-    if options.input:
+    if own:
         failed = reconstruct_own_shape(
             model,
             curriculum,
