@@ -358,7 +358,7 @@ def cloud_signed_distance(
     The magnitude is the distance to the tangent plane of the nearest point (Hoppe et al. 1992,
     sec. 3.3), of which only a disc about the point counts: beyond it, where the surface ends or
     bends away, the plane says nothing. The sign is that of the winding number of all points
-    (Barill et al. 2018, sec. 5): the side of a single tangent plane is wrong twice as often where
+    (Barill et al. 2018): the side of a single tangent plane is wrong twice as often where
     the points are noisy. Both see a hole as closed by what is around it.
 
     Args:
