@@ -141,6 +141,19 @@ KEYS: dict[str, Key] = {
     "reconstruction_levelset_samples": Key(
         int, 10_000, "levelset and partial mode: surface points", minimum=1
     ),
+    "context_points": Key(
+        int,
+        None,
+        "context points (none: half of reconstruction_sdf_samples, or "
+        "reconstruction_levelset_samples)",
+        minimum=1,
+    ),
+    "context_noise": Key(
+        float,
+        0.0,
+        "standard deviation of noise on the context's positions, in the normalised frame",
+        minimum=0,
+    ),
     "code_steps": Key(
         int, 800, "autodecoder: steps of Adam that fit a new shape's latent code", minimum=1
     ),

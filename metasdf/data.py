@@ -158,9 +158,9 @@ class Normalisation(NamedTuple):
         return points / self.scale - self.offset
 
 
-def read_normalisation(data_source: str | os.PathLike, shape: ShapeName) -> Normalisation:
-    path = shape.file(data_source, "NormalizationParameters", ".npz")
-    offset, scale = (map_npz(path, array).reshape(-1) for array in ("offset", "scale"))
+def read_normalisation(path: str | os.PathLike) -> Normalisation:
+    """One of DeepSDF's normalisation files: offset (3,) and scale (1,)."""
+    offset, scale = (map_npz(Path(path), array).reshape(-1) for array in ("offset", "scale"))
     numbers = all(np.issubdtype(array.dtype, np.floating) for array in (offset, scale))
     if (
         not (numbers and offset.shape == (3,) and scale.shape == (1,))
@@ -210,7 +210,9 @@ class Samples:
 
     @cached_property
     def normalisation(self) -> Normalisation:
-        return read_normalisation(self.data_source, self.shape)
+        return read_normalisation(
+            self.shape.file(self.data_source, "NormalizationParameters", ".npz")
+        )
 
     def surface(self, folder: str = "SurfaceSamples") -> np.ndarray:
         """Points on the surface, (n, 3) float32, in the normalised frame."""

@@ -23,6 +23,8 @@ except ImportError:
 
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb")
 
+MARGIN = 1.03  # the unit sphere's radius over that of a normalised shape
+
 UNIT_BALL = ((0.0, 0.0, 0.0), 1.0)  # frame (centre, radius) that holds every normalised shape
 
 
@@ -39,6 +41,17 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
     Raises:
         InputError: the file is unreadable, of another kind, or holds no triangle or a coordinate
             that is not finite.
+    """
+    return checked_mesh(path, *read_geometry(path))
+
+
+def read_geometry(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """What a mesh file holds, unchecked: vertices (n, 3) float64 and faces (m, 3) int64.
+
+    The bodies of a scene stand in one frame; point clouds are vertices without faces.
+
+    Raises:
+        InputError: the file is unreadable or of another kind.
     """
     path = Path(path)
     if path.suffix.lower() not in MESH_SUFFIXES:
@@ -60,6 +73,13 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
         raise InputError(
             f"{path}: cannot be read as a mesh ({reason}); export the file again"
         ) from error
+    return vertices, faces
+
+
+def checked_mesh(
+    path: str | os.PathLike, vertices: np.ndarray, faces: np.ndarray
+) -> trimesh.Trimesh:
+    """What `load_mesh` makes of the geometry of the file `path`."""
     if len(faces) == 0:
         raise InputError(f"{path}: has no faces; a surface is needed, not points or lines")
     if faces.min() < 0 or faces.max() >= len(vertices):
@@ -82,16 +102,20 @@ def _contents(path: Path) -> io.BytesIO | str:
 
 
 def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (n, 3) and faces (m, 3) of a mesh, or of all meshes of a scene where they stand."""
+    """Vertices (n, 3) and faces (m, 3) of a mesh, or of all bodies of a scene where they stand."""
     if isinstance(loaded, trimesh.Trimesh):
-        return np.asarray(loaded.vertices, np.float64), np.asarray(loaded.faces, np.int64)
+        faces = loaded.faces if len(loaded.faces) else np.zeros((0, 3))
+        return np.asarray(loaded.vertices, np.float64), np.asarray(faces, np.int64)
+    if isinstance(loaded, trimesh.PointCloud):
+        return np.asarray(loaded.vertices, np.float64), np.zeros((0, 3), np.int64)
     vertices, faces, count = [np.zeros((0, 3))], [np.zeros((0, 3), np.int64)], 0
     for node in loaded.graph.nodes_geometry if isinstance(loaded, trimesh.Scene) else ():
         transform, name = loaded.graph[node]
         body = loaded.geometry[name]
-        if isinstance(body, trimesh.Trimesh):
+        if isinstance(body, (trimesh.Trimesh, trimesh.PointCloud)):
             vertices.append(trimesh.transform_points(body.vertices, transform))
-            faces.append(np.asarray(body.faces, np.int64) + count)
+            if isinstance(body, trimesh.Trimesh):
+                faces.append(np.asarray(body.faces, np.int64) + count)
             count += len(body.vertices)
     return np.concatenate(vertices), np.concatenate(faces)
 
@@ -202,17 +226,21 @@ def normalisation(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.float32]:
     Raises:
         InputError: the mesh is a point, or float32 cannot hold its coordinates.
     """
-    vertices = mesh.vertices[_used(mesh.vertices, mesh.faces)]
+    return points_normalisation(mesh.vertices[_used(mesh.vertices, mesh.faces)])
+
+
+def points_normalisation(vertices: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """`normalisation` of a shape whose surface or extent is known at points (n, 3)."""
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         offset = -(0.5 * vertices.min(axis=0) + 0.5 * vertices.max(axis=0)).astype(np.float32)
         radius = np.linalg.norm(vertices + offset.astype(np.float64), axis=1).max()
-        scale = np.float32(1 / (1.03 * radius))
+        scale = np.float32(1 / (MARGIN * radius))
         # What rounding a vertex to float32 costs, in the normalised frame.
         resolution = np.spacing(np.abs(vertices).max().astype(np.float32)) * scale
     if not (np.isfinite(scale) and scale > 0 and resolution < 1e-4):
         raise InputError(
             "the coordinates are too large, too small or too far from the origin for float32; "
-            "move the mesh to the origin and scale it to a size near 1"
+            "move the shape to the origin and scale it to a size near 1"
         )
     return offset, scale
 

@@ -106,6 +106,8 @@ OTHER = {
     "seed": 11,
     "reconstruction_sdf_samples": 19,
     "reconstruction_levelset_samples": 20,
+    "context_points": 77,
+    "context_noise": 0.0625,
     "reconstruction_steps": 9,
     "resolution": 21,
 }

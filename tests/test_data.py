@@ -20,7 +20,6 @@ from metasdf.data import (
     ShapeName,
     check_shapes,
     draw_task,
-    read_normalisation,
     read_split,
 )
 from metasdf.errors import InputError
@@ -202,7 +201,7 @@ def test_partial_context_is_the_points_of_a_scan(tmp_path):
 
 
 def test_the_normalised_frame_is_original_plus_offset_times_scale(spheres):
-    normalisation = read_normalisation(spheres, name())
+    normalisation = Samples(spheres, name()).normalisation
     assert normalisation.scale == 2
     assert list(normalisation.offset) == [-1, -2, -3]
     original = np.array([[1.5, 2.0, 2.0]])

@@ -1,6 +1,10 @@
-"""Mesh the test split with a trained model: python run_reconstruct.py CURRICULUM --checkpoint FILE
+"""Mesh shapes with a trained model.
 
-The network comes from the checkpoint; data, context and resolution from the curriculum.
+    run_reconstruct.py CURRICULUM --checkpoint FILE                  the test split
+    run_reconstruct.py CURRICULUM --checkpoint FILE --input SCAN     a mesh or points of your own
+
+The network comes from the checkpoint; data, context and resolution from the curriculum. With
+--input the context mode is the checkpoint's unless given, and the result is in the input's frame.
 """
 
 from pathlib import Path
@@ -9,9 +13,12 @@ from metasdf.checkpoint import load_model
 from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
 from metasdf.device import DEVICES, choose_device
 from metasdf.errors import run_command
+from metasdf.own_shape import reconstruct_own_shape
 from metasdf.reconstruction import reconstruct_split
+from metasdf.sdf import OPEN_RULES
 
 CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
+WITH_INPUT = ("output", "normalization", "open")
 
 
 def main() -> int:
@@ -21,19 +28,54 @@ def main() -> int:
     parser.add_argument(
         "--trajectories",
         type=whole_number,
-        default=0,
         metavar="N",
         help="also mesh the first N shapes after every inner step",
+    )
+    parser.add_argument("--input", metavar="FILE", help="obj ply stl off glb, xyz or npz")
+    parser.add_argument(
+        "--output",
+        metavar="FILE.ply",
+        help="default: <input's name>_reconstruction.ply in reconstruction_output_dir",
+    )
+    parser.add_argument(
+        "--normalization", metavar="FILE.npz", help="the frame of the whole shape, if known"
+    )
+    parser.add_argument(
+        "--open", choices=OPEN_RULES, help="what to do with an input mesh that bounds no solid"
     )
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     parser.add_curriculum_keys()
     options = parser.parse()
-    curriculum = load_curriculum(CURRICULUMS, options.curriculum, parser.overrides(options))
+    own = options.input is not None
+    for option in ("trajectories",) if own else WITH_INPUT:
+        if getattr(options, option) is not None:
+            parser.error(f"--{option} goes {'without' if own else 'with'} --input")
+    overrides = parser.overrides(options)
+    curriculum = load_curriculum(CURRICULUMS, options.curriculum, overrides)
     device = choose_device(options.device)
     model, trained = load_model(options.checkpoint)
     curriculum |= {name: trained[name] for name, key in KEYS.items() if key.shapes_network}
     curriculum["train_split"] = trained["train_split"]  # whose nearest shape is a yardstick
-    failed = reconstruct_split(model, curriculum, device, options.checkpoint, options.trajectories)
+    trained_mode = trained["context_mode"]
+    if own and "context_mode" not in overrides:
+        curriculum["context_mode"] = trained_mode
+    if (mode := curriculum["context_mode"]) != trained_mode:
+        print(f"note: the context is {mode}, but the model was trained with {trained_mode}")
+    if own:
+        failed = reconstruct_own_shape(
+            model,
+            curriculum,
+            device,
+            options.input,
+            options.output,
+            options.normalization,
+            options.open or "reject",
+            options.checkpoint,
+        )
+    else:
+        failed = reconstruct_split(
+            model, curriculum, device, options.checkpoint, options.trajectories or 0
+        )
     return 1 if failed else 0
 
 
