@@ -58,7 +58,7 @@ ORIGINALS = {
 }
 COMPARED = [
     f"{data}_{method}"
-    for data in ("planes", "tables_tiny")
+    for data in ("planes", "compare")
     for method in ("autodecoder", "set_concat", "set_hyper")
 ]
 PATHS = {
@@ -90,6 +90,7 @@ OTHER = {
     "clamp": 0.375,
     "code_lr": 0.625,
     "code_steps": 12,
+    "code_points": 13,
     "training_mode": "l2",
     "num_meta_steps": 2,
     "lr_type": "meta_sgd",
@@ -139,7 +140,7 @@ def test_the_original_curriculums_have_their_original_values(name):
 
 
 def test_no_two_curriculums_write_into_the_same_folder():
-    names = [*ORIGINALS, *COMPARED, "tables_tiny", "planes8"]
+    names = [*ORIGINALS, *COMPARED, "compare_metasdf", "tables_tiny", "planes8"]
     for key in ("output_dir", "reconstruction_output_dir"):
         assert len({load_curriculum(FILE, name)[key] for name in names}) == len(names)
 
@@ -149,7 +150,7 @@ def test_methods_are_compared_on_the_same_shapes(name):
     curriculum = load_curriculum(FILE, name)
     assert name.endswith(curriculum["method"])
     data = name.removesuffix("_" + curriculum["method"])
-    metasdf = load_curriculum(FILE, {"planes": "planes_relu"}.get(data, data))
+    metasdf = load_curriculum(FILE, {"planes": "planes_relu", "compare": "compare_metasdf"}[data])
     assert metasdf["method"] == "metasdf"
     for key in ("data_source", "train_split", "val_split", "test_split", "hidden_features"):
         assert curriculum[key] == metasdf[key]
@@ -195,7 +196,7 @@ print(json.dumps({{"new": sorted(set(sys.modules) - before), "values": [
     assert result.returncode == 0, result.stderr  # json.dumps refuses all but plain values
     loaded = json.loads(result.stdout)
     assert loaded["new"] == []
-    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 2
+    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 3
     assert all(isinstance(value, dict) for value in loaded["values"])
 
 
