@@ -1,13 +1,14 @@
 # make demo   set up, then the main job on procedural tables: output/demo/{metrics.json,gallery.png}
 # make test   set up, then lint and tests
 # make bench  set up, then speed tables: preprocessing beside trimesh's own function
+# make ablations  set up, then docs/ablations.md: what each choice of the method is worth
 # make setup  only .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 
-.PHONY: setup demo test bench clean
+.PHONY: setup tables demo test bench ablations clean
 
 setup: .venv/ready
 
@@ -19,10 +20,12 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: setup
+tables: setup
 	$(BIN)/python -m metasdf.shapes $(DEMO)/meshes --classes tables --count 208
 	$(BIN)/python 3D/scripts/preprocess.py $(DEMO)/meshes --out $(DEMO)/data --num_test 16 \
 		--num_samples 50000
+
+demo: tables
 	$(BIN)/python 3D/scripts/run_train.py tables_tiny --overwrite
 	$(BIN)/python 3D/scripts/run_reconstruct.py tables_tiny --trajectories 1 \
 		--checkpoint $(DEMO)/tables_tiny/checkpoints/latest.pth
@@ -36,6 +39,9 @@ test: setup
 
 bench: setup
 	$(BIN)/python benchmarks/preprocessing.py speed
+
+ablations: tables
+	$(BIN)/python benchmarks/ablations.py
 
 clean:
 	rm -rf .venv output

@@ -16,7 +16,7 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 from tqdm import tqdm
 
-from metasdf.data import Samples, ShapeName, draw_task, read_split, stack, to_device
+from metasdf.data import Samples, ShapeName, Task, draw_task, read_split, stack, to_device
 from metasdf.device import synchronize
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, write_json
@@ -99,13 +99,10 @@ def shape_rng(seed: int, shape: ShapeName) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(str(shape).encode())])
 
 
-def reconstruct_shape(
-    model: Method, curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device
-) -> tuple[trimesh.Trimesh, dict[str, Any]]:
-    """Adapt to one shape and mesh it; the mesh, in the normalised frame, and its record.
+def held_out_task(curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device) -> Task:
+    """What a shape is adapted to and judged by: a batch of one task, see `SDFDataset.batch`.
 
-    The record holds adapt_seconds, mesh_seconds and misclassified_percentage on samples that
-    were not in the context, half of them outside, half inside.
+    In dense mode no sample of the query is in the context. Half of the query is inside.
     """
     dense = curriculum["context_mode"] == "dense"
     task = draw_task(
@@ -116,7 +113,18 @@ def reconstruct_shape(
         query="held_out" if dense else "all",
         rng=shape_rng(curriculum["seed"], shape),
     )
-    batch = to_device(stack([task]), device)
+    return to_device(stack([task]), device)
+
+
+def reconstruct_shape(
+    model: Method, curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device
+) -> tuple[trimesh.Trimesh, dict[str, Any]]:
+    """Adapt to one shape and mesh it; the mesh, in the normalised frame, and its record.
+
+    The record holds adapt_seconds, mesh_seconds and misclassified_percentage on samples that
+    were not in the context, half of them outside, half inside.
+    """
+    batch = held_out_task(curriculum, shape, device)
     synchronize(device)
     start = time.perf_counter()
     fields = model.adapt(batch["context"], curriculum["reconstruction_steps"])
