@@ -1,7 +1,7 @@
 # make demo   set up, then the main job on procedural tables: output/demo/{metrics.json,gallery.png}
 # make test   set up, then lint and tests
 # make bench  set up, then speed tables: preprocessing beside trimesh's own function
-# make ablations  set up, then docs/ablations.md: what each choice of the method is worth
+# make ablations   set up, then docs/ablations.md: what each choice of the method is worth
 # make setup  only .venv
 
 PYTHON ?= python3
