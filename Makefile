@@ -3,13 +3,14 @@
 # make bench  set up, then speed tables: preprocessing beside trimesh's own function
 # make compare-3d   set up, then every method on the same shapes for the same time, about 70
 #                   minutes on two cores; QUICK=1: a small form, minutes
+# make ablations   set up, then docs/ablations.md: what each choice of the method is worth
 # make setup  only .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 
-.PHONY: setup demo test bench compare-3d clean
+.PHONY: setup tables demo test bench compare-3d ablations clean
 
 setup: .venv/ready
 
@@ -21,10 +22,12 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: setup
+tables: setup
 	$(BIN)/python -m metasdf.shapes $(DEMO)/meshes --classes tables --count 208
 	$(BIN)/python 3D/scripts/preprocess.py $(DEMO)/meshes --out $(DEMO)/data --num_test 16 \
 		--num_samples 50000
+
+demo: tables
 	$(BIN)/python 3D/scripts/run_train.py tables_tiny --overwrite
 	$(BIN)/python 3D/scripts/run_reconstruct.py tables_tiny --trajectories 1 \
 		--checkpoint $(DEMO)/tables_tiny/checkpoints/latest.pth
@@ -41,6 +44,9 @@ bench: setup
 
 compare-3d: setup
 	$(BIN)/python benchmarks/compare_3d.py $(if $(QUICK),--quick)
+
+ablations: tables
+	$(BIN)/python benchmarks/ablations.py
 
 clean:
 	rm -rf .venv output

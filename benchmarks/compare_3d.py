@@ -36,14 +36,14 @@ from tqdm import tqdm
 from metasdf import preprocessing
 from metasdf.checkpoint import load_checkpoint, load_model
 from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
-from metasdf.data import Samples, ShapeName, draw_task, read_split, stack
+from metasdf.data import Samples, ShapeName, read_split
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import CONVENTION, DEFINITIONS, NearestShape, evaluate_folder
 from metasdf.files import atomic_path, read_json, write_json
 from metasdf.gallery import BLANK, PIXELS, TRUTH_COLOUR, picture, short, truth_picture, write_grid
 from metasdf.mesh import UNIT_BALL, load_mesh, render_points
 from metasdf.preprocessing import PARTIAL_SAMPLES, USUAL_OUTPUTS
-from metasdf.reconstruction import reconstruct_split, shape_rng
+from metasdf.reconstruction import held_out_task, reconstruct_split
 from metasdf.shapes import write_shapes
 from metasdf.training import train
 
@@ -306,24 +306,12 @@ def fit_seconds(plan: Plan, output: Path) -> dict[str, dict[str, float]]:
         times: dict[str, list[float]] = {method: [] for method in METHODS}
         for shape in shapes * TIMED_REPEATS:
             for method, curriculum in curriculums.items():
-                batch = stack([context_task(curriculum, mode, shape)])
+                batch = held_out_task({**curriculum, "context_mode": mode}, shape, CPU)
                 start = time.perf_counter()
                 models[method].adapt(batch["context"], curriculum["reconstruction_steps"])
                 times[method].append(time.perf_counter() - start)
         result[mode] = {method: statistics.median(values) for method, values in times.items()}
     return result
-
-
-def context_task(curriculum: Mapping[str, Any], mode: str, shape: ShapeName) -> dict[str, Any]:
-    """The context that `reconstruct_shape` gives to a shape in this mode, and its queries."""
-    return draw_task(
-        Samples(curriculum["data_source"], shape),
-        mode,
-        sdf_samples=curriculum["reconstruction_sdf_samples"],
-        surface_samples=curriculum["reconstruction_levelset_samples"],
-        query="held_out" if mode == "dense" else "all",
-        rng=shape_rng(curriculum["seed"], shape),
-    )
 
 
 # Results
@@ -511,7 +499,7 @@ def write_partial(path: Path, datasets: Sequence[str], plan: Plan, output: Path)
         folder = output / dataset
         curriculum = curriculum_of(Run(dataset, "metasdf", "partial", 0), plan, output)
         for shape in test_shapes(folder / "data"):
-            seen = context_task(curriculum, "partial", shape)["context"][0]
+            seen = held_out_task(curriculum, shape, CPU)["context"][0][0].numpy()
             meta, auto = (
                 folder / name / "partial" / f"{shape}.ply"
                 for name in ("metasdf_partial_0", "autodecoder_dense_0")

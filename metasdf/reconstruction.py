@@ -16,7 +16,7 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 from tqdm import tqdm
 
-from metasdf.data import Samples, ShapeName, draw_task, read_split, stack, to_device
+from metasdf.data import Samples, ShapeName, Task, draw_task, read_split, stack, to_device
 from metasdf.device import synchronize
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, write_json
@@ -151,6 +151,15 @@ def fit(
     return fields, time.perf_counter() - start
 
 
+def held_out_task(curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device) -> Task:
+    """What a shape is adapted to and judged by: a batch of one task, see `SDFDataset.batch`.
+
+    In dense mode no sample of the query is in the context. Half of the query is inside.
+    """
+    task = draw_reconstruction_task(Samples(curriculum["data_source"], shape), curriculum)
+    return to_device(stack([task]), device)
+
+
 def reconstruct_shape(
     model: Method, curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device
 ) -> tuple[trimesh.Trimesh, dict[str, Any]]:
@@ -159,8 +168,7 @@ def reconstruct_shape(
     The record holds adapt_seconds, mesh_seconds and misclassified_percentage on samples that
     were not in the context, half of them outside, half inside.
     """
-    task = draw_reconstruction_task(Samples(curriculum["data_source"], shape), curriculum)
-    batch = to_device(stack([task]), device)
+    batch = held_out_task(curriculum, shape, device)
     fields, seconds = fit(model, batch["context"], curriculum["reconstruction_steps"], device)
     query_x, query_y = batch["query"]
     with torch.no_grad():

@@ -24,6 +24,10 @@ from metasdf.method import Method
 TRAIN, VAL = 0, 1  # streams of random numbers
 
 
+class DivergedError(InputError):
+    """No step of an epoch had a finite meta-gradient."""
+
+
 def meta_loss(model: Method, batch: Task) -> tuple[Tensor, Tensor]:
     """Adapt to the contexts; outer loss and misclassified percentage on the queries (scalars)."""
     loss, prediction = model.outer_loss(batch)
@@ -156,7 +160,7 @@ def train(
             if bad := sum(map(math.isnan, losses)):
                 message = f"epoch {done}: no finite meta-gradient in {bad} of {len(losses)} steps"
                 if bad == len(losses):
-                    raise InputError(f"{message}; lower init_lr or lr (the last epoch is kept)")
+                    raise DivergedError(f"{message}; lower init_lr or lr (the last epoch is kept)")
                 progress.write(f"{message}, which were left out", file=sys.stderr)
             if done % curriculum["validate_every"] == 0 or done == curriculum["num_epochs"]:
                 loss, misclassified = validate(model, val_data, device)
