@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from metasdf.checkpoint import load_model
 from metasdf.curriculum import CommandLine, load_curriculum
-from metasdf.data import Samples, ShapeName, Task
+from metasdf.data import Samples, Task, write_split
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import mesh_chamfer
 from metasdf.files import read_json, write_json
@@ -299,13 +299,6 @@ class Bench:
             truth = normalisation.invert(samples.surface())
             distances.append(mesh_chamfer(mesh, normalisation, truth, shape_rng(0, shape)))
         return distances
-
-
-def write_split(path: str, shapes: Sequence[ShapeName]) -> None:
-    split: dict[str, dict[str, list[str]]] = {}
-    for dataset, category, instance in shapes:
-        split.setdefault(dataset, {}).setdefault(category, []).append(instance)
-    write_json(path, split)
 
 
 def latest(record: Mapping[str, Any]) -> Path:

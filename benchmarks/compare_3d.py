@@ -29,21 +29,21 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from metasdf import preprocessing
 from metasdf.checkpoint import load_checkpoint, load_model
 from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
-from metasdf.data import Samples, ShapeName, read_split
+from metasdf.data import Samples, ShapeName, read_split, write_split
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import CONVENTION, DEFINITIONS, NearestShape, evaluate_folder
 from metasdf.files import atomic_path, read_json, write_json
-from metasdf.gallery import BLANK, PIXELS, TRUTH_COLOUR, picture, short, truth_picture, write_grid
-from metasdf.mesh import UNIT_BALL, load_mesh, render_points
+from metasdf.gallery import PIXELS, TRUTH_COLOUR, mesh_picture, short, truth_picture, write_grid
+from metasdf.mesh import UNIT_BALL, render_points
+from metasdf.method import Method
 from metasdf.preprocessing import PARTIAL_SAMPLES, USUAL_OUTPUTS
-from metasdf.reconstruction import held_out_task, reconstruct_split
+from metasdf.reconstruction import fit, held_out_task, reconstruct_split
 from metasdf.shapes import write_shapes
 from metasdf.training import train
 
@@ -107,24 +107,34 @@ class Run:
         return f"{self.dataset}/{self.method}_{self.context_mode}_{self.seed}"
 
     @property
-    def measured_modes(self) -> tuple[str, ...]:
-        """An auto-decoder's training sees no context: one serves all modes."""
-        if self.method != "autodecoder":
-            return (self.context_mode,)
-        return (*MODES, "partial") if self.seed == 0 else MODES
+    def measured_modes(self) -> list[str]:
+        modes = modes_of(self.method, self.seed)
+        return [m for m in modes if run_of(self.dataset, self.method, m, self.seed) == self]
+
+
+def modes_of(method: str, seed: int) -> tuple[str, ...]:
+    """The context modes that a method is measured with."""
+    return (*MODES, "partial") if method in WITH_PARTIAL and seed == 0 else MODES
+
+
+def run_of(dataset: str, method: str, mode: str, seed: int) -> Run:
+    """The run that is measured with a mode.
+
+    An auto-decoder's training sees no context: one serves all modes.
+    """
+    return Run(dataset, method, "dense" if method == "autodecoder" else mode, seed)
 
 
 def runs(datasets: Sequence[str], seeds: int) -> list[Run]:
     """Every run; a seed is finished with all methods before the next."""
-    result = []
-    for seed in range(seeds):
-        for dataset in datasets:
-            for method in METHODS:
-                modes = ("dense",) if method == "autodecoder" else MODES
-                if method == "metasdf" and seed == 0:
-                    modes = (*modes, "partial")
-                result += [Run(dataset, method, mode, seed) for mode in modes]
-    return result
+    wanted = [
+        run_of(dataset, method, mode, seed)
+        for seed in range(seeds)
+        for dataset in datasets
+        for method in METHODS
+        for mode in modes_of(method, seed)
+    ]
+    return list(dict.fromkeys(wanted))
 
 
 # Data
@@ -142,22 +152,18 @@ def procedural(output: Path, plan: Plan) -> None:
     preprocessing.write_splits(shapes, records, folder / "data", num_test=plan.num_test)
     splits = folder / "data" / "splits"
     for part in ("train", "test"):
-        joint: dict[str, dict] = {}
-        for name in CLASSES:
-            for dataset, classes in read_json(splits / f"{name}_{part}.json").items():
-                joint.setdefault(dataset, {}).update(classes)
-        write_json(splits / f"all_{part}.json", joint)
+        joint = [s for name in CLASSES for s in read_split(splits / f"{name}_{part}.json")]
+        write_split(splits / f"all_{part}.json", joint)
 
 
 def curriculum_of(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
     """The curriculum of a run, all but its number of epochs."""
     data, folder = output / run.dataset / "data", output / run.name
-    split = {part: str(data / "splits" / f"all_{part}.json") for part in ("train", "test")}
     keys = {
         "data_source": str(data),
-        "train_split": split["train"],
+        "train_split": str(data / "splits" / "all_train.json"),
         "val_split": str(output / run.dataset / "validation.json"),
-        "test_split": split["test"],
+        "test_split": str(data / "splits" / "all_test.json"),
         "context_mode": run.context_mode,
         "seed": run.seed,
         "output_dir": str(folder),
@@ -181,7 +187,7 @@ def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     uncounted.
     """
     folder = Path(curriculum["output_dir"])
-    file, latest = folder / "stages.json", folder / "checkpoints" / "latest.pth"
+    file, latest = folder / "stages.json", latest_checkpoint(curriculum)
     stages: list[dict[str, float]] = read_json(file) if file.exists() else []
     while len(stages) < 3:
         if stages:
@@ -198,15 +204,17 @@ def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         stages.append({"epochs": until, "seconds": time.process_time() - start})
         shutil.copyfile(latest, folder / f"stage{len(stages)}.pth")
         write_json(file, stages)
-    model, _ = load_model(latest)
     shapes = len(load_checkpoint(latest)["train_shapes"])
     epochs = stages[-1]["epochs"]
     return {
         "seconds": sum(stage["seconds"] for stage in stages),
         "epochs": epochs,
         "steps": epochs * -(-shapes // curriculum["ScenesPerBatch"]),
-        "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def latest_checkpoint(curriculum: Mapping[str, Any]) -> Path:
+    return Path(curriculum["output_dir"], "checkpoints", "latest.pth")
 
 
 def _until(stages: Sequence[Mapping[str, float]], seconds: float) -> int:
@@ -235,9 +243,14 @@ def work(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
     write_json(marker, settings)
     with open(folder / "log.txt", "a") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            result = {"settings": settings, **train_for(curriculum, plan.seconds), "modes": {}}
-            for mode in run.measured_modes:
-                result["modes"][mode] = measure(curriculum, folder, mode)
+            trained = train_for(curriculum, plan.seconds)
+            model, _ = load_model(latest_checkpoint(curriculum))
+            result = {
+                "settings": settings,
+                **trained,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "modes": {mode: measure(model, curriculum, mode) for mode in run.measured_modes},
+            }
     write_json(file, result)
     return result
 
@@ -255,17 +268,13 @@ def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "curriculum": kept}
 
 
-def measure(curriculum: Mapping[str, Any], folder: Path, mode: str) -> dict[str, Any]:
+def measure(model: Method, curriculum: Mapping[str, Any], mode: str) -> dict[str, Any]:
     """Reconstruct and measure the test shapes from contexts of one mode."""
-    checkpoint = folder / "checkpoints" / "latest.pth"
-    model, _ = load_model(checkpoint)
-    curriculum = {
-        **curriculum,
-        "context_mode": mode,
-        "reconstruction_output_dir": str(folder / mode),
-    }
-    reconstruct_split(model, curriculum, CPU, str(checkpoint))
-    result, _ = evaluate_folder(folder / mode, nearest=False)
+    folder = str(Path(curriculum["output_dir"], mode))
+    keys = {"context_mode": mode, "reconstruction_output_dir": folder}
+    checkpoint = str(latest_checkpoint(curriculum))
+    reconstruct_split(model, {**curriculum, **keys}, CPU, checkpoint)
+    result, _ = evaluate_folder(folder, nearest=False)
     return result
 
 
@@ -298,18 +307,18 @@ def fit_seconds(plan: Plan, output: Path) -> dict[str, dict[str, float]]:
     curriculums, models = {}, {}
     for method in METHODS:
         curriculums[method] = curriculum_of(Run("procedural", method, "dense", 0), plan, output)
-        latest = Path(curriculums[method]["output_dir"], "checkpoints", "latest.pth")
-        models[method], _ = load_model(latest)
+        models[method], _ = load_model(latest_checkpoint(curriculums[method]))
     shapes = read_split(curriculums["metasdf"]["test_split"])[:TIMED_SHAPES]
     result: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
     for mode in MODES:
         times: dict[str, list[float]] = {method: [] for method in METHODS}
-        for shape in shapes * TIMED_REPEATS:
-            for method, curriculum in curriculums.items():
-                batch = held_out_task({**curriculum, "context_mode": mode}, shape, CPU)
-                start = time.perf_counter()
-                models[method].adapt(batch["context"], curriculum["reconstruction_steps"])
-                times[method].append(time.perf_counter() - start)
+        for shape in shapes:
+            # The contexts of all methods have the same keys and seed.
+            task = held_out_task({**curriculums["metasdf"], "context_mode": mode}, shape, CPU)
+            for _ in range(TIMED_REPEATS):
+                for method, curriculum in curriculums.items():
+                    steps = curriculum["reconstruction_steps"]
+                    times[method].append(fit(models[method], task["context"], steps, CPU)[1])
         result[mode] = {method: statistics.median(values) for method, values in times.items()}
     return result
 
@@ -387,9 +396,9 @@ def summarise(results: Mapping[Run, Mapping[str, Any]], plan: Plan, output: Path
 
 def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
     """A run's record, of each shape only what tells how good it is."""
-    keep = ("shape", "error", "chamfer", "iou", "misclassified_percentage")
+    keep = ("error", "chamfer", "iou", "misclassified_percentage")
     modes = {
-        mode: {row["shape"]: {k: row.get(k) for k in keep[1:]} for row in evaluation["shapes"]}
+        mode: {row["shape"]: {k: row.get(k) for k in keep} for row in evaluation["shapes"]}
         for mode, evaluation in result["modes"].items()
     }
     return {k: result[k] for k in ("seconds", "steps", "parameters")} | {"shapes": modes}
@@ -474,45 +483,38 @@ def test_shapes(data: Path) -> list[ShapeName]:
     return [shape for shapes in by_class.values() for shape in shapes[:PICTURED]]
 
 
-def mesh_picture(file: Path) -> np.ndarray:
-    return picture(load_mesh(file)) if file.exists() else BLANK
+def reconstruction(output: Path, dataset: str, method: str, mode: str, shape: ShapeName) -> Path:
+    """The mesh that the first seed's run gave."""
+    return output / run_of(dataset, method, mode, 0).name / mode / f"{shape}.ply"
 
 
 def write_comparison(path: Path, dataset: str, output: Path) -> None:
     """Rows of shapes: the truth, then every method from dense and from levelset contexts."""
-    folder, rows = output / dataset, []
-    for shape in test_shapes(folder / "data"):
-        row = [(short(shape), truth_picture(folder / "data", shape))]
+    data, rows = output / dataset / "data", []
+    for shape in test_shapes(data):
+        row = [(short(shape), truth_picture(data, shape))]
         for mode in MODES:
             for method, name in METHODS.items():
-                trained = "dense" if method == "autodecoder" else mode
-                file = folder / f"{method}_{trained}_0" / mode / f"{shape}.ply"
+                file = reconstruction(output, dataset, method, mode, shape)
                 row.append((f"{name.replace('set encoder, ', '')}, {mode}", mesh_picture(file)))
         rows.append(row)
     write_grid(path, rows)
 
 
 def write_partial(path: Path, datasets: Sequence[str], plan: Plan, output: Path) -> None:
-    """Rows of shapes: what a depth camera saw, two reconstructions from it, the truth."""
+    """Rows of shapes: what a depth camera saw, reconstructions from it, the truth."""
     rows = []
     for dataset in datasets:
-        folder = output / dataset
+        data = output / dataset / "data"
         curriculum = curriculum_of(Run(dataset, "metasdf", "partial", 0), plan, output)
-        for shape in test_shapes(folder / "data"):
+        for shape in test_shapes(data):
             seen = held_out_task(curriculum, shape, CPU)["context"][0][0].numpy()
-            meta, auto = (
-                folder / name / "partial" / f"{shape}.ply"
-                for name in ("metasdf_partial_0", "autodecoder_dense_0")
-            )
             points = render_points(seen, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
-            rows.append(
-                [
-                    (f"{short(shape)}: seen", points),
-                    ("MetaSDF", mesh_picture(meta)),
-                    ("auto-decoder", mesh_picture(auto)),
-                    ("truth", truth_picture(folder / "data", shape)),
-                ]
-            )
+            row = [(f"{short(shape)}: seen", points)]
+            for method in WITH_PARTIAL:
+                file = reconstruction(output, dataset, method, "partial", shape)
+                row.append((METHODS[method], mesh_picture(file)))
+            rows.append([*row, ("truth", truth_picture(data, shape))])
     write_grid(path, rows)
 
 
@@ -524,10 +526,8 @@ def compare(plan: Plan, output: Path, docs: Path, processes: int | None = None) 
     datasets = list(DATASETS)
     procedural(output, plan)
     for dataset in datasets:  # training wants shapes to validate on; the comparison needs none
-        splits = output / dataset / "data" / "splits"
-        first = read_split(splits / "all_test.json")[0]
-        one = {first.dataset: {first.category: [first.instance]}}
-        write_json(output / dataset / "validation.json", one)
+        test = read_split(output / dataset / "data" / "splits" / "all_test.json")
+        write_split(output / dataset / "validation.json", test[:1])
     results, failed = {}, 0
     wanted = runs(datasets, plan.seeds)
     with (

@@ -26,7 +26,7 @@ import torch
 from plyfile import PlyData, PlyParseError
 
 from metasdf.errors import InputError
-from metasdf.files import read_json
+from metasdf.files import read_json, write_json
 
 Task = dict[str, Any]  # "context" and "query", each (x, y); see SDFDataset.batch
 
@@ -88,6 +88,14 @@ def read_split(path: str | os.PathLike) -> list[ShapeName]:
     return list(dict.fromkeys(shapes))
 
 
+def write_split(path: str | os.PathLike, shapes: Sequence[ShapeName]) -> None:
+    """Write a split file that `read_split` reads."""
+    split: dict[str, dict[str, list[str]]] = {}
+    for dataset, category, instance in shapes:
+        split.setdefault(dataset, {}).setdefault(category, []).append(instance)
+    write_json(path, split)
+
+
 def map_npz(path: Path, name: str) -> np.ndarray:
     """Array `name` of an npz file, memory-mapped if stored uncompressed, else read.
 
@@ -129,15 +137,24 @@ def map_npz(path: Path, name: str) -> np.ndarray:
         raise InputError(f"{path}: is damaged or no npz file ({error})") from error
 
 
-def read_points(path: Path) -> np.ndarray:
-    """The vertices of a PLY file, (n, 3) float32, n >= 1; rows that are not finite are dropped."""
+def read_vertices(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """The vertices of a PLY file, and their normals if it holds any: (n, 3) each, as they stand."""
     try:
-        vertices = PlyData.read(path)["vertex"]
-        points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float32)
+        vertices = PlyData.read(path)["vertex"].data
+        points = np.stack([vertices[axis] for axis in "xyz"], axis=1)
+        axes = ("nx", "ny", "nz")
+        if not set(axes) <= set(vertices.dtype.names):
+            return points, None
+        return points, np.stack([vertices[axis] for axis in axes], axis=1)
     except FileNotFoundError:
         raise InputError(f"{path}: file not found") from None
     except (PlyParseError, KeyError, ValueError, OSError, MemoryError) as error:
         raise InputError(f"{path}: is damaged or has no vertices ({error})") from error
+
+
+def read_points(path: Path) -> np.ndarray:
+    """The vertices of a PLY file, (n, 3) float32, n >= 1; rows that are not finite are dropped."""
+    points = read_vertices(path)[0].astype(np.float32)
     points = points[np.isfinite(points).all(axis=1)]
     if len(points) == 0:
         raise InputError(f"{path}: holds no points")

@@ -24,6 +24,7 @@ from metasdf.files import atomic_path, read_json, write_json
 from metasdf.measures import (
     F_SCORE_THRESHOLD,
     IOU_POINTS,
+    Matching,
     chamfer,
     chamfer_l1,
     f_score,
@@ -55,27 +56,27 @@ SCREENING_POINTS = 1000
 SCREENED = 5
 
 
-def sampling_floor(truth: np.ndarray) -> float:
-    """What a perfect reconstruction would score: truth against a second sample of the truth.
-
-    The second sample is not on disk, so the truth (n, 3) is split in two. Squared nearest
-    distances on a surface fall as 1 / n, hence the half for n against n points.
-    """
+def match_halves(truth: np.ndarray) -> Matching:
+    """A random half of the truth (n, 3) against the other: a second sample is not on disk."""
     order = np.random.default_rng(0).permutation(len(truth))
     half = len(truth) // 2
-    return chamfer(match(truth[order[:half]], truth[order[half : 2 * half]])) / 2
+    return match(truth[order[:half]], truth[order[half : 2 * half]])
 
 
-def f_score_ceiling(truth: np.ndarray) -> float:
-    """What a perfect reconstruction would score: truth (n, 3) against a second sample of it.
+def sampling_floor(halves: Matching) -> float:
+    """Chamfer of a perfect reconstruction, truth against a second sample, from `match_halves`.
 
-    As for `sampling_floor`, the truth is split in two. Half as many points lie sqrt(2) times as
-    far apart, hence that threshold.
+    Squared nearest distances on a surface fall as 1 / n, hence the half for n against n points.
     """
-    order = np.random.default_rng(0).permutation(len(truth))
-    half = len(truth) // 2
-    threshold = F_SCORE_THRESHOLD * np.sqrt(2)
-    return f_score(match(truth[order[:half]], truth[order[half : 2 * half]]), threshold)
+    return chamfer(halves) / 2
+
+
+def f_score_ceiling(halves: Matching) -> float:
+    """F-score of a perfect reconstruction, truth against a second sample, from `match_halves`.
+
+    Half as many points lie sqrt(2) times as far apart, hence that threshold.
+    """
+    return f_score(halves, F_SCORE_THRESHOLD * np.sqrt(2))
 
 
 def true_mesh(data_source: str | os.PathLike, shape: ShapeName) -> trimesh.Trimesh | None:
@@ -185,13 +186,14 @@ def measure(
     rng = shape_rng(0, shape)
     mesh, surface = load_mesh(folder / entry["file"]), samples.surface()
     points, faces = sample_surface(mesh, SURFACE_POINTS, rng)
-    matching = match(points, surface)
+    matching, halves = match(points, surface), match_halves(surface)
+    to_original = 1 / normalisation.scale**2  # of squared distances
     result = {
-        "chamfer": chamfer(matching) / normalisation.scale**2,  # in the original frame
-        "floor": sampling_floor(truth),
+        "chamfer": chamfer(matching) * to_original,
+        "floor": sampling_floor(halves) * to_original,
         "chamfer_l1": chamfer_l1(matching),
         "f_score": f_score(matching),
-        "f_score_ceiling": f_score_ceiling(surface),
+        "f_score_ceiling": f_score_ceiling(halves),
     }
     if (true := true_mesh(data_source, shape)) is not None:
         ours = face_normals(mesh, faces)

@@ -36,6 +36,11 @@ def picture(mesh: trimesh.Trimesh) -> np.ndarray:
     return render(mesh, PIXELS, frame=UNIT_BALL)
 
 
+def mesh_picture(file: Path) -> np.ndarray:
+    """The mesh in a file; blank if there is none, as where a field had no surface."""
+    return picture(load_mesh(file)) if file.exists() else BLANK
+
+
 def short(shape: ShapeName) -> str:
     """The instance, cut to fit above a picture."""
     return shape.instance if len(shape.instance) <= 22 else shape.instance[:20] + "…"
@@ -84,7 +89,7 @@ def trajectory_row(
     for k in steps:
         label = f"{short(shape)}: initialisation" if k == 0 else f"after step {k}"
         file = folder / "steps" / f"{shape}_{k}.ply"
-        row.append((label, picture(load_mesh(file)) if file.exists() else BLANK))
+        row.append((label, mesh_picture(file)))
     return [*row, ("truth", truth_picture(data_source, shape))]
 
 

@@ -23,10 +23,16 @@ import igl
 import numpy as np
 import torch
 import trimesh
-from plyfile import PlyData, PlyParseError
 from scipy.spatial import cKDTree
 
-from metasdf.data import DAMAGED, MAX_COORDINATE, Normalisation, map_npz, read_normalisation
+from metasdf.data import (
+    DAMAGED,
+    MAX_COORDINATE,
+    Normalisation,
+    map_npz,
+    read_normalisation,
+    read_vertices,
+)
 from metasdf.errors import InputError
 from metasdf.files import write_json
 from metasdf.mesh import (
@@ -133,20 +139,8 @@ def read_own_shape(path: str | os.PathLike) -> OwnShape:
     if len(faces):
         mesh = checked_mesh(path, vertices, faces)
         return OwnShape(np.asarray(mesh.vertices), mesh=mesh)
-    return _read_ply(path) if suffix == ".ply" else _usable(path, OwnShape(vertices))
-
-
-def _read_ply(path: Path) -> OwnShape:
-    try:
-        vertices = PlyData.read(path)["vertex"].data
-        names = vertices.dtype.names
-        points = np.stack([vertices[axis] for axis in ("x", "y", "z")], axis=1)
-        normals = None
-        if {"nx", "ny", "nz"} <= set(names):
-            normals = np.stack([vertices[axis] for axis in ("nx", "ny", "nz")], axis=1)
-    except (PlyParseError, KeyError, ValueError, OSError, MemoryError) as error:
-        raise InputError(f"{path}: is damaged or has no vertices ({error})") from error
-    return _usable(path, OwnShape(points, normals))
+    points = OwnShape(*read_vertices(path)) if suffix == ".ply" else OwnShape(vertices)
+    return _usable(path, points)
 
 
 def _read_xyz(path: Path) -> OwnShape:

@@ -1,6 +1,5 @@
 """The comparison of all methods, in miniature."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -9,24 +8,12 @@ import pytest
 
 from conftest import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import compare_3d as program
 
 
 @pytest.fixture(scope="module")
-def program():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("compare_3d", BENCHMARKS / "compare_3d.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["compare_3d"] = module  # workers look for it there
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def compared(program, tmp_path_factory):
+def compared(tmp_path_factory):
     """A comparison of a few shapes for moments, run once: its plan, folder and summary."""
     output = tmp_path_factory.mktemp("compare")
     small = (("hidden_features", 16), ("hidden_layers", 1), ("latent_features", 4))
@@ -35,7 +22,7 @@ def compared(program, tmp_path_factory):
     return plan, output, json.loads((output / "docs" / "compare_3d.json").read_text()), failed
 
 
-def test_every_method_is_measured_in_both_modes(program, compared):
+def test_every_method_is_measured_in_both_modes(compared):
     _, output, summary, failed = compared
     assert failed == 0
     modes = summary["datasets"]["procedural"]["modes"]
@@ -61,7 +48,7 @@ def test_figures_are_those_of_the_evaluations(compared):
     assert not evaluation.exists()  # results are kept once, in result.json
 
 
-def test_training_takes_three_stages_and_a_stopped_one_is_begun_anew(program, compared):
+def test_training_takes_three_stages_and_a_stopped_one_is_begun_anew(compared):
     plan, output, _, _ = compared
     run = program.Run("procedural", "metasdf", "dense", 0)
     folder = output / run.name
@@ -79,7 +66,7 @@ def test_training_takes_three_stages_and_a_stopped_one_is_begun_anew(program, co
     assert after["epochs"] == again[2]["epochs"]
 
 
-def test_another_plan_starts_anew(program, compared, tmp_path):
+def test_another_plan_starts_anew(compared):
     plan, output, _, _ = compared
     run = program.Run("procedural", "set_concat", "dense", 0)
     before = (output / run.name / "result.json").read_text()
