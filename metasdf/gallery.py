@@ -94,14 +94,15 @@ def trajectory_row(
 
 
 def write_grid(path: str | os.PathLike, rows: Sequence[Sequence[tuple[str, Any]]]) -> None:
-    """Labelled pictures in rows, as PNG."""
-    columns, pixels = max(len(row) for row in rows), PIXELS + LABEL_PIXELS
-    figure = Figure(figsize=(columns * PIXELS / 100, len(rows) * pixels / 100), dpi=100)
+    """Labelled pictures (n, n, 3), all of one size, in rows, as PNG."""
+    width = len(rows[0][0][1])
+    columns, height = max(len(row) for row in rows), width + LABEL_PIXELS
+    figure = Figure(figsize=(columns * width / 100, len(rows) * height / 100), dpi=100)
     FigureCanvasAgg(figure)
     for i, row in enumerate(rows):
         for j, (label, image) in enumerate(row):
             left, bottom = j / columns, 1 - (i + 1) / len(rows)
-            size = 1 / columns, PIXELS / pixels / len(rows)
+            size = 1 / columns, width / height / len(rows)
             axis = figure.add_axes((left, bottom, *size))
             axis.imshow(image)
             axis.axis("off")
