@@ -153,7 +153,6 @@ def _compare(method, **values):
 
 compare_metasdf = _compare(
     "metasdf",
-    lr=1e-3,
     query="held_out",  # or it learns to memorise a dense context, and nothing between its points
 )
 compare_autodecoder = _compare(

@@ -55,7 +55,7 @@ def make_table(index: int) -> trimesh.Trimesh:
     return make_shape("tables", 0, index)
 
 
-JETS = [make_jet(span, sweep) for span, sweep in [(1.0, 0.1), (1.4, 0.2), (1.7, 0.3), (0.8, 0.4)]]
+JETS = [make_jet(span, sweep) for span, sweep in [(1.0, 0.1), (1.4, 0.2), (1.7, 0.3), (1.2, 0.4)]]
 SHEET = trimesh.Trimesh([(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)], [(0, 1, 2), (0, 2, 3)])
 MODELS = {  # number -> mesh; 1 to 9 jets, from 10 tables; the benchmark tests on even numbers
     1: JETS[0],
