@@ -2,7 +2,8 @@
 # make test   set up, then lint and tests
 # make bench  set up, then speed tables: preprocessing beside trimesh's own function
 # make compare-3d   set up, then every method on the same shapes for the same time, about 70
-#                   minutes on two cores; QUICK=1: a small form, minutes
+#                   minutes on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
+#                   on real shapes, the Princeton Shape Benchmark
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
 # make setup  only .venv
 
@@ -43,7 +44,8 @@ bench: setup
 	$(BIN)/python benchmarks/preprocessing.py speed
 
 compare-3d: setup
-	$(BIN)/python benchmarks/compare_3d.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/compare_3d.py $(if $(QUICK),--quick) \
+		$(if $(DATA),--data $(DATA))
 
 ablations: tables
 	$(BIN)/python benchmarks/ablations.py

@@ -1,11 +1,12 @@
-"""Compare MetaSDF with its baselines in 3D: python benchmarks/compare_3d.py [--quick]
+"""Compare MetaSDF with its baselines in 3D: compare_3d.py [--quick] [--data FOLDER]
 
 Trains every method of the curriculums compare_* for the same time on procedural tables and chairs,
+and with --data on fighter jets and tables of the Princeton Shape Benchmark (see princeton.py),
 reconstructs and measures the test shapes from dense and from levelset contexts, and writes
 
     DOCS/compare_3d.md                the tables
     DOCS/compare_3d.json              the same and every run, for programs
-    DOCS/compare_3d_procedural.png    reconstructions of all methods beside the truth
+    DOCS/compare_3d_<data set>.png    reconstructions of all methods beside the truth
     DOCS/partial.png                  reconstructions from what one depth camera sees
 
 Each run has a folder below OUTPUT. What is finished there is not done again, and what was stopped
@@ -29,6 +30,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import princeton
 import torch
 from tqdm import tqdm
 
@@ -57,7 +59,10 @@ METHODS = {
     "set_concat": "set encoder, concatenation",
     "set_hyper": "set encoder, hypernetwork",
 }
-DATASETS = {"procedural": "Procedural tables and chairs"}
+DATASETS = {
+    "procedural": "Procedural tables and chairs",
+    "princeton": "Fighter jets and tables of the Princeton Shape Benchmark",
+}
 CLASSES = ("tables", "chairs")
 MODES = ("dense", "levelset")
 OF_MODE = {("metasdf", "levelset"): {"lr": 1e-3}}  # twice its curriculum's; dense wants less
@@ -523,9 +528,21 @@ def write_partial(path: Path, datasets: Sequence[str], plan: Plan, output: Path)
 # The command
 
 
-def compare(plan: Plan, output: Path, docs: Path, processes: int | None = None) -> int:
-    """Do what is not done yet, and write tables and pictures; how many runs failed."""
-    datasets = list(DATASETS)
+def compare(
+    plan: Plan,
+    output: Path,
+    docs: Path,
+    processes: int | None = None,
+    benchmark: Path | None = None,
+) -> int:
+    """Do what is not done yet, and write tables and pictures; how many runs failed.
+
+    benchmark: the folder that holds the Princeton Shape Benchmark; without it only procedural
+    shapes are compared.
+    """
+    datasets = ["procedural"] if benchmark is None else list(DATASETS)
+    if benchmark is not None:
+        princeton.prepare(benchmark, output / "princeton", num_samples=plan.num_samples)
     procedural(output, plan)
     for dataset in datasets:  # training wants shapes to validate on; the comparison needs none
         test = read_split(output / dataset / "data" / "splits" / "all_test.json")
@@ -565,12 +582,13 @@ def compare(plan: Plan, output: Path, docs: Path, processes: int | None = None) 
 def main() -> int:
     parser = CommandLine(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few shapes, one seed, minutes")
+    parser.add_argument("--data", type=Path, help="folder of real shapes, as princeton.py wants it")
     parser.add_argument("--output", default=ROOT / "output" / "compare", type=Path)
     parser.add_argument("--docs", default=None, type=Path, help="default: OUTPUT")
     parser.add_argument("--processes", type=whole_number, help="runs at once (default: cores)")
     options = parser.parse()
     plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
-    failed = compare(plan, output, options.docs or output, options.processes or None)
+    failed = compare(plan, output, options.docs or output, options.processes or None, options.data)
     return 1 if failed else 0
 
 

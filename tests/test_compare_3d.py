@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from test_princeton import write_benchmark
 
 from conftest import ROOT
 
@@ -15,24 +16,27 @@ import compare_3d as program
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A comparison of a few shapes for moments, run once: its plan, folder and summary."""
+    benchmark = tmp_path_factory.mktemp("benchmark")
+    write_benchmark(benchmark)
     output = tmp_path_factory.mktemp("compare")
     small = (("hidden_features", 16), ("hidden_layers", 1), ("latent_features", 4))
     plan = program.Plan(0.3, 1, 4, 1, 3000, resolution=16, code_steps=3, keys=small)
-    failed = program.compare(plan, output, output / "docs", processes=2)
+    failed = program.compare(plan, output, output / "docs", processes=2, benchmark=benchmark)
     return plan, output, json.loads((output / "docs" / "compare_3d.json").read_text()), failed
 
 
 def test_every_method_is_measured_in_both_modes(compared):
     _, output, summary, failed = compared
     assert failed == 0
-    modes = summary["datasets"]["procedural"]["modes"]
-    for mode in ("dense", "levelset"):
-        assert list(modes[mode]) == list(program.METHODS)
-        assert summary["fit_seconds"][mode].keys() == program.METHODS.keys()
-    assert list(modes["partial"]) == ["metasdf", "autodecoder"]
+    assert list(summary["datasets"]) == ["procedural", "princeton"]
+    for dataset in summary["datasets"].values():
+        for mode in ("dense", "levelset"):
+            assert list(dataset["modes"][mode]) == list(program.METHODS)
+            assert summary["fit_seconds"][mode].keys() == program.METHODS.keys()
+        assert list(dataset["modes"]["partial"]) == ["metasdf", "autodecoder"]
     text = (output / "docs" / "compare_3d.md").read_text()
     assert all(name in text for name in program.METHODS.values())
-    for picture in ("compare_3d_procedural.png", "partial.png"):
+    for picture in ("compare_3d_procedural.png", "compare_3d_princeton.png", "partial.png"):
         assert (output / "docs" / picture).stat().st_size > 10_000
 
 

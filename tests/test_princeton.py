@@ -1,6 +1,5 @@
 """The real data set for comparisons, on generated meshes laid out like the benchmark."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,18 +15,10 @@ from metasdf.errors import InputError
 from metasdf.mesh import load_mesh, normalise
 from metasdf.shapes import make_shape
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import princeton
+
 SCRIPT = ROOT / "benchmarks" / "princeton.py"
-
-
-def load_program():
-    spec = importlib.util.spec_from_file_location("princeton", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-princeton = load_program()
 
 Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # turns y to z
 NOSE_TO_X = princeton.turn_from((-1, 0, 0), (0, 1, 0))
@@ -79,9 +70,8 @@ def cla(jets: list[int], tables: list[int]) -> str:
     return "\n".join(map(str, [*lines, *tables, ""]))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("benchmark")
+def write_benchmark(folder):
+    """Write the models as the benchmark's folder is laid out."""
     for group in ("plane", "table"):
         (folder / "psb" / group).mkdir(parents=True)
     for number, mesh in MODELS.items():
@@ -93,6 +83,12 @@ def folder(tmp_path_factory):
     (folder / "infomr" / "RectangleTable").mkdir(parents=True)
     for name, mesh in MORE.items():
         mesh.export(folder / "infomr" / "RectangleTable" / f"{name}.obj")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    write_benchmark(folder)
     return folder
 
 
