@@ -23,7 +23,6 @@ Finished files are left alone; after a change of the rules below, choose another
 Exit codes: 0 all shapes are there, 1 some were rejected (by name and reason), 2 bad arguments.
 """
 
-import argparse
 import hashlib
 import itertools
 import time
@@ -39,6 +38,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
+from metasdf.curriculum import CommandLine
+from metasdf.data import ShapeName, write_split
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, read_json, write_json
 from metasdf.gallery import write_grid
@@ -374,11 +375,10 @@ def split(
 def write_splits(parts: dict[str, dict[str, list[str]]], folder: Path) -> None:
     """Write <class>_<part>.json for each class and all_<part>.json for all."""
     for part in ("train", "test"):
-        instances = {class_name: parts[class_name][part] for class_name in parts}
-        write_json(folder / f"all_{part}.json", {DATASET: instances})
-        for class_name in parts:
-            only = {DATASET: {class_name: instances[class_name]}}
-            write_json(folder / f"{class_name}_{part}.json", only)
+        shapes = {c: [ShapeName(DATASET, c, name) for name in parts[c][part]] for c in parts}
+        for class_name, of_class in shapes.items():
+            write_split(folder / f"{class_name}_{part}.json", of_class)
+        write_split(folder / f"all_{part}.json", list(itertools.chain(*shapes.values())))
 
 
 # All of it.
@@ -409,12 +409,13 @@ def prepare(
     sources = find_sources(folder)
     rejected = write_meshes(sources, out / "meshes")
     names = [source.name for source in sources if source.name not in rejected]
-    meshes = {name: load_mesh(out / "meshes" / f"{name}.off") for name in names}
-    if not (out / "contact.png").exists():
-        draw(meshes, out / "contact.png")
-    twins_file = out / "twins.json"
-    if not twins_file.exists():
-        write_json(twins_file, compare(meshes))
+    contact, twins_file = out / "contact.png", out / "twins.json"
+    if not (contact.exists() and twins_file.exists()):
+        meshes = {name: load_mesh(out / "meshes" / f"{name}.off") for name in names}
+        if not contact.exists():
+            draw(meshes, contact)
+        if not twins_file.exists():
+            write_json(twins_file, compare(meshes))
     groups = group_twins(names, read_json(twins_file))
 
     found = find_shapes(out / "meshes", DATASET, list(CLASSES))
@@ -448,14 +449,12 @@ def _rejected(records: dict[str, Record]) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__)
     parser.add_argument("folder", metavar="FOLDER")
     parser.add_argument("--out", required=True)
     parser.add_argument("--num_samples", type=int, default=50_000, help="SDF samples a shape")
     parser.add_argument("--threads", type=int, help="meshes at once (default: the number of cores)")
-    args = parser.parse_args()
+    args = parser.parse()
     summary = prepare(args.folder, args.out, num_samples=args.num_samples, threads=args.threads)
     print("| class | files | different shapes | training | test |")
     print("|---|---|---|---|---|")
