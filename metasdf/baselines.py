@@ -9,7 +9,7 @@ optimisation, an encoder in one pass over the context.
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -166,7 +166,7 @@ def initialise_he(module: nn.Module) -> None:
     With PyTorch's default they shrink, and what differs from shape to shape with them.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
@@ -175,13 +175,16 @@ class SetEncoder(nn.Module):
     """A set of points -> latent code, whatever their order and number (PointNet, Qi et al. 2017).
 
     The same multilayer perceptron reads every context point with its distance, (x, y); the
-    maximum over the points, feature by feature, then becomes the code.
+    maximum over the points, feature by feature, then becomes the code. values: the number c of
+    numbers at each point.
     """
 
-    def __init__(self, in_features: int, latent_features: int, hidden_features: int) -> None:
+    def __init__(
+        self, in_features: int, latent_features: int, hidden_features: int, values: int = 1
+    ) -> None:
         super().__init__()
         self.per_point = nn.Sequential(
-            nn.Linear(in_features + 1, hidden_features),
+            nn.Linear(in_features + values, hidden_features),
             nn.ReLU(),
             nn.Linear(hidden_features, hidden_features),
             nn.ReLU(),
@@ -192,8 +195,59 @@ class SetEncoder(nn.Module):
         initialise_he(self)
 
     def forward(self, context: tuple[Tensor, Tensor]) -> Tensor:
-        """(x [T, N, d], y [T, N, 1]) -> codes [T, L]. On the surface alone, y is 0."""
+        """(x [T, N, d], y [T, N, c]) -> codes [T, L]. On the surface alone, y is 0."""
         return self.pooled(self.per_point(torch.cat(context, dim=-1)).amax(dim=1))
+
+
+class PixelFrame(NamedTuple):
+    """Where pixels stand: pixel i of `pixels` a side has the coordinate start + i * spacing."""
+
+    pixels: int
+    start: float
+    spacing: float
+
+
+class ConvolutionalEncoder(nn.Module):
+    """A context in the plane -> latent code, read as an image.
+
+    The context's values are averaged in the pixels that its points fall into; a further channel
+    says what share of a pixel's largest count of points has fallen there, so that it also reads
+    contours, where every value is 0. Four convolutions with stride 2, then a linear layer.
+    """
+
+    def __init__(
+        self, frame: PixelFrame, latent_features: int, width: int = 32, values: int = 1
+    ) -> None:
+        super().__init__()
+        self.frame = frame
+        self.latent_features = latent_features
+        layers: list[nn.Module] = []
+        channels, side = values + 1, frame.pixels
+        for out_channels in (width, 2 * width, 4 * width, 8 * width):
+            layers += [nn.Conv2d(channels, out_channels, 5, stride=2, padding=2), nn.ReLU()]
+            channels, side = out_channels, -(-side // 2)
+        self.net = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(channels * side * side, latent_features)
+        )
+        initialise_he(self)
+
+    def image(self, context: tuple[Tensor, Tensor]) -> Tensor:
+        """(x [T, N, 2], y [T, N, c]) -> [T, c + 1, pixels, pixels]: mean values, then counts."""
+        x, y = context
+        n = self.frame.pixels
+        position = ((x - self.frame.start) / self.frame.spacing).round().long().clamp(0, n - 1)
+        index = (position[..., 0] * n + position[..., 1]).unsqueeze(-1)
+        given = torch.cat([y, torch.ones_like(y[..., :1])], dim=-1)
+        sums = given.new_zeros(len(x), n * n, given.shape[-1])
+        sums.scatter_add_(1, index.expand_as(given), given)
+        counts = sums[..., -1:]
+        means = sums[..., :-1] / counts.clamp(min=1)
+        share = counts / counts.amax(dim=1, keepdim=True)
+        return torch.cat([means, share], dim=-1).transpose(1, 2).unflatten(2, (n, n))
+
+    def forward(self, context: tuple[Tensor, Tensor]) -> Tensor:
+        """(x [T, N, 2], y [T, N, c]) -> codes [T, L]."""
+        return self.net(self.image(context))
 
 
 class EncoderSDF(Method):

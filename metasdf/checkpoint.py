@@ -11,18 +11,20 @@ from torch import nn
 from metasdf.baselines import (
     AutoDecoder,
     Concatenation,
+    ConvolutionalEncoder,
     DeepSDFDecoder,
     EncoderSDF,
     Hypernetwork,
     SetEncoder,
 )
-from metasdf.curriculum import KEYS
+from metasdf.curriculum import is_2d, keys_of
 from metasdf.errors import InputError
 from metasdf.files import atomic_path
-from metasdf.losses import build_loss
+from metasdf.losses import ColourLoss, CompositeLoss, DistanceLoss, build_loss
 from metasdf.maml import MetaSDF
 from metasdf.method import Method
 from metasdf.networks import CoordinateNetwork
+from metasdf.plane import DIGIT_PIXELS, pixel_frame
 
 FORMAT = 1
 
@@ -33,37 +35,69 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
     num_shapes: the number of training shapes, each of which has a latent code of its own in an
     auto-decoder.
     """
-    method = curriculum["method"]
-    loss = build_loss(curriculum["training_mode"], curriculum["clamp"])
+    loss = _build_loss(curriculum)
     latent_features = curriculum["latent_features"]
-    if method == "autodecoder":
-        return AutoDecoder(
-            _build_decoder(curriculum, loss.out_features),
-            loss,
-            latent_features=latent_features,
-            num_shapes=num_shapes,
-            num_steps=curriculum["code_steps"],
-            num_points=curriculum["code_points"],
-        )
-    network = _build_network(curriculum, loss.out_features)
-    if method == "metasdf":
+    encoder, _, conditioning = curriculum["method"].partition("_")
+    if encoder == "metasdf":
         return MetaSDF(
-            network,
+            _build_network(curriculum, loss.out_features),
             loss,
             step_size_type=curriculum["lr_type"],
             num_steps=curriculum["num_meta_steps"],
             initial_step_size=curriculum["init_lr"],
             first_order=curriculum["first_order"],
         )
-    conditioning = {"set_concat": Concatenation, "set_hyper": Hypernetwork}[method]
-    encoder = SetEncoder(3, latent_features, curriculum["hidden_features"])
-    return EncoderSDF(encoder, conditioning(network, latent_features), loss)
+    decoder = _build_decoder(curriculum, conditioning, loss.out_features)
+    if encoder == "autodecoder":
+        return AutoDecoder(
+            decoder,
+            loss,
+            latent_features=latent_features,
+            num_shapes=num_shapes,
+            num_steps=curriculum["code_steps"],
+            num_points=curriculum["code_points"],
+        )
+    if encoder == "set":
+        read = SetEncoder(
+            _dimensions(curriculum),
+            latent_features,
+            curriculum["hidden_features"],
+            values=_values(curriculum),
+        )
+    else:
+        photographs = curriculum["data"] == "photographs"
+        read = ConvolutionalEncoder(
+            pixel_frame(curriculum["image_size"] if photographs else DIGIT_PIXELS, not photographs),
+            latent_features,
+            values=_values(curriculum),
+        )
+    return EncoderSDF(read, decoder, loss)
+
+
+def _dimensions(curriculum: Mapping[str, Any]) -> int:
+    return 2 if is_2d(curriculum) else 3
+
+
+def _values(curriculum: Mapping[str, Any]) -> int:
+    """Numbers that the context gives at each of its points: a distance or a colour."""
+    return 3 if curriculum.get("data") == "photographs" else 1
+
+
+def _build_loss(curriculum: Mapping[str, Any]) -> DistanceLoss | CompositeLoss:
+    mode, clamp = curriculum["training_mode"], curriculum["clamp"]
+    if curriculum.get("data") != "photographs":
+        return build_loss(mode, clamp, curriculum.get("outer_loss", "l1"))
+    if mode == "multitask" or clamp is not None:
+        raise InputError("training_mode, clamp: photographs take l1 or l2, without clamp")
+    if curriculum["context_mode"] == "levelset":
+        raise InputError("context_mode: a photograph has no contour; use dense")
+    return ColourLoss(mode, curriculum["outer_loss"])
 
 
 def _build_network(curriculum: Mapping[str, Any], out_features: int) -> CoordinateNetwork:
     return CoordinateNetwork(
         curriculum["network"],
-        in_features=3,
+        in_features=_dimensions(curriculum),
         out_features=out_features,
         hidden_features=curriculum["hidden_features"],
         hidden_layers=curriculum["hidden_layers"],
@@ -72,19 +106,26 @@ def _build_network(curriculum: Mapping[str, Any], out_features: int) -> Coordina
     )
 
 
-def _build_decoder(curriculum: Mapping[str, Any], out_features: int) -> nn.Module:
-    """DeepSDF's network; or, of another kind than ReLU, one with the code concatenated."""
+def _build_decoder(
+    curriculum: Mapping[str, Any], conditioning: str, out_features: int
+) -> nn.Module:
+    """What turns a code into a field; without a word on conditioning, DeepSDF's network.
+
+    That network is a ReLU network; others have the code concatenated.
+    """
     latent_features = curriculum["latent_features"]
-    if curriculum["network"] != "relu":
-        return Concatenation(_build_network(curriculum, out_features), latent_features)
-    return DeepSDFDecoder(
-        in_features=3,
-        out_features=out_features,
-        latent_features=latent_features,
-        hidden_features=curriculum["hidden_features"],
-        hidden_layers=curriculum["hidden_layers"],
-        dropout=curriculum["dropout"],
-    )
+    if conditioning == "" and curriculum["network"] == "relu":
+        return DeepSDFDecoder(
+            in_features=_dimensions(curriculum),
+            out_features=out_features,
+            latent_features=latent_features,
+            hidden_features=curriculum["hidden_features"],
+            hidden_layers=curriculum["hidden_layers"],
+            dropout=curriculum["dropout"],
+        )
+    network = _build_network(curriculum, out_features)
+    kind = Hypernetwork if conditioning == "hyper" else Concatenation
+    return kind(network, latent_features)
 
 
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
@@ -129,7 +170,7 @@ def load_model(path: str | os.PathLike) -> tuple[Method, dict[str, Any]]:
 
 def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved curriculum, with the defaults of keys that are newer than the checkpoint."""
-    return {name: saved.get(name, key.default) for name, key in KEYS.items()}
+    return {name: saved.get(name, key.default) for name, key in keys_of(saved).items()}
 
 
 def check_continues(
@@ -140,7 +181,7 @@ def check_continues(
     shapes: names of the training shapes; an auto-decoder has a latent code for each.
     """
     saved = _with_defaults(state["curriculum"])
-    for name, key in KEYS.items():
+    for name, key in keys_of(wanted).items():
         if key.shapes_network and saved[name] != wanted[name]:
             raise InputError(
                 f"{path}: was trained with {name} = {saved[name]!r}, not {wanted[name]!r}; "

@@ -20,11 +20,19 @@ from metasdf.maml import STEP_SIZE_TYPES
 from metasdf.networks import NETWORKS
 
 CONTEXT_MODES = ("dense", "levelset", "partial")
+CONTEXT_MODES_2D = ("dense", "levelset")
+DISTANCES = ("exact", "original")
 METHODS = (
     "metasdf",  # gradient steps from a learned initialisation
     "autodecoder",  # DeepSDF: a latent code per shape, found by optimisation
     "set_concat",  # PointNet encoder, latent code concatenated to the coordinates
     "set_hyper",  # PointNet encoder, hypernetwork from latent code to all weights
+)
+METHODS_2D = (
+    "metasdf",
+    *("autodecoder_concat", "autodecoder_hyper"),  # codes found by optimisation
+    *("set_concat", "set_hyper"),
+    *("cnn_concat", "cnn_hyper"),  # convolutional encoder of the context as an image
 )
 REQUIRED = object()
 
@@ -77,8 +85,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-KEYS: dict[str, Key] = {
-    # Data
+_SHAPES: dict[str, Key] = {
     "data_source": Key(str, REQUIRED, "folder with SdfSamples/, SurfaceSamples/", is_path=True),
     "train_split": Key(str, REQUIRED, "split file of the shapes to train on", is_path=True),
     "val_split": Key(str, REQUIRED, "split file of the shapes to validate on", is_path=True),
@@ -91,8 +98,53 @@ KEYS: dict[str, Key] = {
     ),
     "SDFSamplesPerScene": Key(int, 8000, "SDF samples per shape and step", minimum=4),
     "LevelsetSamplesPerScene": Key(int, 4000, "surface points per shape and step", minimum=1),
-    # Network
     "method": Key(str, "metasdf", "how a shape's field is found", METHODS, shapes_network=True),
+    "dropout": Key(float, 0.2, "autodecoder: share of features dropped in training", minimum=0),
+}
+
+_IMAGES: dict[str, Key] = {
+    "data": Key(
+        str,
+        REQUIRED,
+        "fields to fit: digits' signed distances or photographs' colours",
+        ("digits", "photographs"),
+        shapes_network=True,
+    ),
+    "data_source": Key(
+        str,
+        "auto",
+        "folder of MNIST or of images, npz file of images, embedded, or auto: what is in the "
+        "cache, else a download, else embedded",
+    ),
+    "cache": Key(str, REQUIRED, "folder that downloads are kept in", is_path=True),
+    "image_size": Key(int, 32, "photographs: width and height in pixels", minimum=2),
+    "distance": Key(
+        str,
+        "exact",
+        "digits: distance to the boundary between pixels, or the original's",
+        DISTANCES,
+    ),
+    "train_images": Key(int, None, "images to train on (none: all)", minimum=1),
+    "val_images": Key(int, 64, "images to validate on, the last of the training set", minimum=1),
+    "test_images": Key(int, None, "images to test on (none: all)", minimum=1),
+    "images_per_epoch": Key(int, None, "images an epoch takes (none: all)", minimum=1),
+    "context_mode": Key(
+        str, "dense", "what the inner loop sees: pixels or the contour", CONTEXT_MODES_2D
+    ),
+    "query": Key(
+        str,
+        "held_out",
+        "dense mode: query all pixels drawn, which all are context, or the half that is not",
+        ("all", "held_out"),
+    ),
+    "pixels": Key(int, None, "pixels drawn per image and step (none: all)", minimum=2),
+    "contour_points": Key(int, 512, "levelset mode: points of the contour", minimum=1),
+    "method": Key(str, "metasdf", "how an image's field is found", METHODS_2D, shapes_network=True),
+    "outer_loss": Key(str, "l2", "l1, l2: loss on the queries", ("l1", "l2"), shapes_network=True),
+}
+
+_TRAINING: dict[str, Key] = {
+    # Network
     "network": Key(str, "relu", "kind of coordinate network", NETWORKS, shapes_network=True),
     "hidden_layers": Key(int, 8, "width -> width layers", minimum=0, shapes_network=True),
     "hidden_features": Key(int, 512, "width", minimum=1, shapes_network=True),
@@ -103,7 +155,6 @@ KEYS: dict[str, Key] = {
     "latent_features": Key(
         int, 256, "all methods but metasdf: size of a latent code", minimum=1, shapes_network=True
     ),
-    "dropout": Key(float, 0.2, "autodecoder: share of features dropped in training", minimum=0),
     # Meta-learning
     "training_mode": Key(
         str,
@@ -133,7 +184,16 @@ KEYS: dict[str, Key] = {
     "checkpoint_every": Key(int, 100, "epochs between numbered checkpoints", minimum=1),
     "seed": Key(int, 0, "seed of every random number", minimum=0, maximum=2**63 - 1),
     "output_dir": Key(str, REQUIRED, "folder for checkpoints and logs", is_path=True),
-    # Reconstruction
+    # Fitting a new shape
+    "code_steps": Key(
+        int, 800, "autodecoder: steps of Adam that fit a new shape's latent code", minimum=1
+    ),
+    "code_points": Key(
+        int, 8000, "autodecoder: context points drawn for each of these steps", minimum=1
+    ),
+}
+
+_RECONSTRUCTION: dict[str, Key] = {
     "reconstruction_output_dir": Key(str, REQUIRED, "folder for meshes", is_path=True),
     "reconstruction_sdf_samples": Key(
         int, 100_000, "dense mode: SDF samples drawn, half of them context", minimum=4
@@ -154,17 +214,24 @@ KEYS: dict[str, Key] = {
         "standard deviation of noise on the context's positions, in the normalised frame",
         minimum=0,
     ),
-    "code_steps": Key(
-        int, 800, "autodecoder: steps of Adam that fit a new shape's latent code", minimum=1
-    ),
-    "code_points": Key(
-        int, 8000, "autodecoder: context points drawn for each of these steps", minimum=1
-    ),
     "reconstruction_steps": Key(
         int, None, "steps at test time (none: num_meta_steps or code_steps)", minimum=0
     ),
     "resolution": Key(int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2),
 }
+
+KEYS = {**_SHAPES, **_TRAINING, **_RECONSTRUCTION}  # of the curriculums of 3D
+KEYS_2D = {**_IMAGES, **_TRAINING}
+
+
+def is_2d(curriculum: Mapping[str, Any]) -> bool:
+    """Whether a curriculum is one of 2D: these say what their "data" are."""
+    return "data" in curriculum
+
+
+def keys_of(curriculum: Mapping[str, Any]) -> dict[str, Key]:
+    """The keys that a curriculum may have."""
+    return KEYS_2D if is_2d(curriculum) else KEYS
 
 
 def near_matches(word: str, known: Sequence[str]) -> str:
@@ -181,11 +248,11 @@ def complete(curriculum: Mapping[str, Any], where: str, folder: Path) -> dict[st
 
     where: file and name of the curriculum, for messages. InputError names key and remedy.
     """
-    result = {}
+    result, keys = {}, keys_of(curriculum)
     for name in curriculum:
-        if name not in KEYS:
-            raise InputError(f"{where}: unknown key {name!r}{near_matches(name, list(KEYS))}")
-    for name, key in KEYS.items():
+        if name not in keys:
+            raise InputError(f"{where}: unknown key {name!r}{near_matches(name, list(keys))}")
+    for name, key in keys.items():
         value = curriculum.get(name, key.default)
         if value is REQUIRED:
             raise InputError(f"{where}: key {name!r} is missing ({key.help})")
@@ -235,16 +302,14 @@ class CommandLine(argparse.ArgumentParser):
         super().__init__(
             allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
         )
-        self._overridable = False
 
     def error(self, message: str) -> None:
         raise InputError(f"{message} (see {self.prog} --help)")
 
-    def add_curriculum_keys(self) -> None:
+    def add_curriculum_keys(self, keys: Mapping[str, Key] = KEYS) -> None:
         """Accept every curriculum key as `--key value`; see `overrides`."""
-        self._overridable = True
         group = self.add_argument_group("curriculum keys (override what the curriculum says)")
-        for name, key in KEYS.items():
+        for name, key in keys.items():
             default = "" if key.default is REQUIRED else f" (default {key.default})"
             choices = f", one of {listed(key.choices)}" if key.choices else ""
             group.add_argument(
@@ -267,7 +332,8 @@ class CommandLine(argparse.ArgumentParser):
     @staticmethod
     def overrides(options: argparse.Namespace) -> dict[str, Any]:
         """The curriculum keys that were given on the command line."""
-        return {name: value for name, value in vars(options).items() if name in KEYS}
+        known = KEYS.keys() | KEYS_2D.keys()
+        return {name: value for name, value in vars(options).items() if name in known}
 
 
 def whole_number(text: str) -> int:

@@ -351,44 +351,41 @@ def check_shapes(
     return usable, problems
 
 
-class SDFDataset:
-    """The tasks of one split. `batches(epoch)` gives the same numbers whenever it is called.
+class TaskDataset:
+    """Tasks to train on. `batches(epoch)` gives the same numbers whenever it is called.
 
-    samples: the usable shapes. curriculum: context_mode, SDFSamplesPerScene,
-    LevelsetSamplesPerScene, ScenesPerBatch, query and seed are used. stream: a number that sets
-    apart datasets that share a seed (training 0, validation 1).
+    length: how many tasks there are. curriculum: ScenesPerBatch and seed are used here. stream: a
+    number that sets apart datasets that share a seed (training 0, validation 1). per_epoch: how
+    many of them an epoch takes (None: all).
     """
 
     def __init__(
-        self, samples: Sequence[Samples], curriculum: Mapping[str, Any], stream: int = 0
+        self,
+        length: int,
+        curriculum: Mapping[str, Any],
+        stream: int = 0,
+        per_epoch: int | None = None,
     ) -> None:
-        self.samples = list(samples)
+        self.length = length
         self.curriculum = curriculum
         self.stream = stream
+        self.per_epoch = min(length, per_epoch or length)
 
     def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        name = zlib.crc32(str(self.samples[index].shape).encode())
-        rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, name, 1])
-        return draw_task(
-            self.samples[index],
-            self.curriculum["context_mode"],
-            self.curriculum["SDFSamplesPerScene"],
-            self.curriculum["LevelsetSamplesPerScene"],
-            self.curriculum["query"],
-            rng,
-        )
+        """One task: context and query, each (x (n, d), y (n, c)) float32."""
+        raise NotImplementedError
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-len(self.samples) // self.curriculum["ScenesPerBatch"])
+        return -(-self.per_epoch // self.curriculum["ScenesPerBatch"])
 
     def batch(self, epoch: int, number: int) -> Task:
-        """Batch `number` of an epoch: context and query as (x [T, N, 3], y [T, N, 1]).
+        """Batch `number` of an epoch: context and query as (x [T, N, d], y [T, N, c]).
 
-        It also says which shapes it holds, "index" [T] into `samples`, and its "epoch".
+        It also says which tasks it holds, "index" [T], and its "epoch".
         """
         shuffled = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, 0])
-        order = shuffled.permutation(len(self.samples))
+        order = shuffled.permutation(self.length)[: self.per_epoch]
         size = self.curriculum["ScenesPerBatch"]
         index = order[number * size : (number + 1) * size]
         tasks = stack([self.task(i, epoch) for i in index])
@@ -403,6 +400,32 @@ class SDFDataset:
                 if number < self.batches_per_epoch:
                     ahead = pool.submit(self.batch, epoch, number)
                 yield batch
+
+
+class SDFDataset(TaskDataset):
+    """The tasks of one split of shapes.
+
+    samples: the usable shapes. curriculum: context_mode, SDFSamplesPerScene,
+    LevelsetSamplesPerScene, and query are used.
+    """
+
+    def __init__(
+        self, samples: Sequence[Samples], curriculum: Mapping[str, Any], stream: int = 0
+    ) -> None:
+        super().__init__(len(samples), curriculum, stream)
+        self.samples = list(samples)
+
+    def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        name = zlib.crc32(str(self.samples[index].shape).encode())
+        rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, name, 1])
+        return draw_task(
+            self.samples[index],
+            self.curriculum["context_mode"],
+            self.curriculum["SDFSamplesPerScene"],
+            self.curriculum["LevelsetSamplesPerScene"],
+            self.curriculum["query"],
+            rng,
+        )
 
 
 def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:

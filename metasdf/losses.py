@@ -4,7 +4,8 @@ Each loss gives `inner` per task [T], averaged over a task's points, so that wha
 learns from its context does not depend on the others; and `outer`, one number for a batch.
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,35 @@ from metasdf.errors import InputError
 IGNORED_DISTANCE = -1.0  # a query target of exactly this has a known sign, an unknown distance
 
 
+class Score(NamedTuple):
+    """How good predictions are, for people: what it is called, its unit, and the function."""
+
+    name: str
+    unit: str
+    of: Callable[[Tensor, Tensor], Tensor]
+
+
+def misclassified_percentage(prediction: Tensor, target: Tensor) -> Tensor:
+    """Share of points, in %, on the wrong side: sign(channel 0) != sign(signed distance).
+
+    Channel 0 is the sign logit of a composite network and the distance of any other.
+    """
+    wrong = torch.sign(prediction[..., 0]) != torch.sign(target[..., 0])
+    return 100 * wrong.float().mean()
+
+
+def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of colours in [-1, 1], the mean over tasks: [T, N, c] -> ().
+
+    Predictions are clamped to [-1, 1] first, as for showing them.
+    """
+    error = (prediction.clamp(-1, 1) - target).square().mean(dim=(-2, -1))
+    return (10 * torch.log10(4 / error.clamp(min=1e-12))).mean()
+
+
+MISCLASSIFIED = Score("Misclassified Percentage", "% misclassified", misclassified_percentage)
+
+
 class DistanceLoss(nn.Module):
     """Mean |f - s| or (f - s)^2 over points, for networks with one output, the distance f.
 
@@ -23,6 +53,7 @@ class DistanceLoss(nn.Module):
     """
 
     out_features = 1
+    score = MISCLASSIFIED
     _distances: ClassVar = {"l1": torch.abs, "l2": torch.square}
 
     def __init__(self, inner: str = "l1", outer: str = "l1", clamp: float | None = None) -> None:
@@ -48,6 +79,13 @@ class DistanceLoss(nn.Module):
         return prediction[..., :1]
 
 
+class ColourLoss(DistanceLoss):
+    """The same of colours in [-1, 1], averaged over points and channels (SIREN, sec. 4.1)."""
+
+    out_features = 3
+    score = Score("PSNR", "dB PSNR", psnr)
+
+
 class CompositeLoss(nn.Module):
     """Sign and distance as two tasks weighed by learned uncertainties (MetaSDF sec. 4.1).
 
@@ -58,6 +96,7 @@ class CompositeLoss(nn.Module):
     """
 
     out_features = 2
+    score = MISCLASSIFIED
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,8 +133,10 @@ class CompositeLoss(nn.Module):
 TRAINING_MODES = ("multitask", "l1", "l2")
 
 
-def build_loss(training_mode: str, clamp: float | None = None) -> DistanceLoss | CompositeLoss:
-    """ "multitask": composite inside and outside. "l1", "l2": that loss inside, L1 outside.
+def build_loss(
+    training_mode: str, clamp: float | None = None, outer: str = "l1"
+) -> DistanceLoss | CompositeLoss:
+    """ "multitask": composite inside and outside. "l1", "l2": that loss inside, `outer` outside.
 
     clamp: see `DistanceLoss`; an InputError with "multitask", which knows no clamping.
     """
@@ -104,15 +145,6 @@ def build_loss(training_mode: str, clamp: float | None = None) -> DistanceLoss |
             raise InputError("clamp: goes with training_mode l1 or l2; set it to none")
         return CompositeLoss()
     if training_mode in ("l1", "l2"):
-        return DistanceLoss(inner=training_mode, outer="l1", clamp=clamp)
+        return DistanceLoss(inner=training_mode, outer=outer, clamp=clamp)
     choices = ", ".join(TRAINING_MODES)
     raise InputError(f"training_mode: {training_mode!r} is unknown; choose one of {choices}")
-
-
-def misclassified_percentage(prediction: Tensor, target: Tensor) -> Tensor:
-    """Share of points, in %, on the wrong side: sign(channel 0) != sign(signed distance).
-
-    Channel 0 is the sign logit of a composite network and the distance of any other.
-    """
-    wrong = torch.sign(prediction[..., 0]) != torch.sign(target[..., 0])
-    return 100 * wrong.float().mean()

@@ -16,10 +16,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from metasdf.checkpoint import build_model, check_continues, load_checkpoint, save_checkpoint
-from metasdf.data import SDFDataset, Task, check_shapes, read_split, to_device
+from metasdf.curriculum import is_2d
+from metasdf.data import SDFDataset, Task, TaskDataset, check_shapes, read_split, to_device
 from metasdf.errors import InputError
-from metasdf.losses import misclassified_percentage
 from metasdf.method import Method
+from metasdf.plane import PlaneDataset, load_images, split_images
 
 TRAIN, VAL = 0, 1  # streams of random numbers
 
@@ -29,30 +30,30 @@ class DivergedError(InputError):
 
 
 def meta_loss(model: Method, batch: Task) -> tuple[Tensor, Tensor]:
-    """Adapt to the contexts; outer loss and misclassified percentage on the queries (scalars)."""
+    """Adapt to the contexts; outer loss and the loss's score on the queries (scalars)."""
     loss, prediction = model.outer_loss(batch)
     with torch.no_grad():
-        misclassified = misclassified_percentage(prediction, batch["query"][1])
-    return loss, misclassified
+        score = model.loss.score.of(prediction, batch["query"][1])
+    return loss, score
 
 
 def outer_step(
     model: Method, optimizer: torch.optim.Optimizer, batch: Task, gradient_clip: float
 ) -> tuple[float, float]:
-    """One update of initialisation and step sizes; the batch's loss and misclassified share, %.
+    """One update of initialisation and step sizes; the batch's loss and score.
 
     Where the meta-gradient is not finite nothing is updated, and the loss returned is NaN.
     """
     model.train()
-    loss, misclassified = meta_loss(model, batch)
+    loss, score = meta_loss(model, batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not all(gradient.isfinite().all() for gradient in gradients):
-        return math.nan, misclassified.item()  # one such step would ruin every weight
+        return math.nan, score.item()  # one such step would ruin every weight
     torch.nn.utils.clip_grad_value_(model.parameters(), gradient_clip)
     optimizer.step()
-    return loss.item(), misclassified.item()
+    return loss.item(), score.item()
 
 
 def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
@@ -61,14 +62,14 @@ def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
 
 
 @torch.no_grad()
-def validate(model: Method, data: SDFDataset, device: torch.device) -> tuple[float, float]:
-    """Mean outer loss and misclassified share, %, over a data set: the same draw every time."""
+def validate(model: Method, data: TaskDataset, device: torch.device) -> tuple[float, float]:
+    """Mean outer loss and score over a data set: the same draw every time."""
     model.eval()
     totals, count = torch.zeros(2), 0
     for batch in data.batches(epoch=0):
         tasks = len(batch["query"][0])
-        loss, misclassified = meta_loss(model, to_device(batch, device))
-        totals += tasks * torch.tensor([loss.item(), misclassified.item()])
+        loss, score = meta_loss(model, to_device(batch, device))
+        totals += tasks * torch.tensor([loss.item(), score.item()])
         count += tasks
     return tuple((totals / count).tolist())
 
@@ -89,6 +90,33 @@ def usable_split(curriculum: Mapping[str, Any], key: str) -> tuple[list, int]:
     return samples, len(problems)
 
 
+Data = tuple[TaskDataset, TaskDataset, list[str], int]
+
+
+def shape_data(curriculum: Mapping[str, Any]) -> Data:
+    """What to train on and to validate on, names of the former, and how many were left out."""
+    train_samples, left_out = usable_split(curriculum, "train_split")
+    val_samples, val_left_out = usable_split(curriculum, "val_split")
+    return (
+        SDFDataset(train_samples, curriculum, TRAIN),
+        SDFDataset(val_samples, curriculum, VAL),
+        [str(samples.shape) for samples in train_samples],
+        left_out + val_left_out,
+    )
+
+
+def plane_data(curriculum: Mapping[str, Any]) -> Data:
+    """The same of digits or photographs; the last `val_images` to train on are to validate on."""
+    images, left_out = load_images(curriculum, "train")
+    training, validation = split_images(curriculum, images)
+    return (
+        PlaneDataset(training, curriculum, TRAIN),
+        PlaneDataset(validation, {**curriculum, "images_per_epoch": None}, VAL),
+        [str(index) for index in range(len(training))],
+        left_out,
+    )
+
+
 def train(
     curriculum: Mapping[str, Any],
     device: torch.device,
@@ -102,7 +130,7 @@ def train(
     the weights end up the same numbers. Without it, an output_dir that holds a checkpoint is an
     InputError unless `overwrite`.
 
-    Returns how many shapes of the two splits could not be used.
+    Returns how many shapes, or images, could not be used.
     """
     checkpoints = Path(curriculum["output_dir"], "checkpoints")
     latest = checkpoints / "latest.pth"
@@ -112,11 +140,8 @@ def train(
             f"or choose another --output_dir"
         )
     state = load_checkpoint(latest) if load else None
-    train_samples, left_out = usable_split(curriculum, "train_split")
-    val_samples, val_left_out = usable_split(curriculum, "val_split")
-    train_data = SDFDataset(train_samples, curriculum, TRAIN)
-    val_data = SDFDataset(val_samples, curriculum, VAL)
-    train_shapes = [str(samples.shape) for samples in train_samples]
+    data = plane_data if is_2d(curriculum) else shape_data
+    train_data, val_data, train_shapes, left_out = data(curriculum)
     if state:
         check_continues(latest, state, curriculum, train_shapes)
 
@@ -147,12 +172,12 @@ def train(
                 group["lr"] = start * decay(curriculum, epoch)
             losses = []
             for batch in train_data.batches(epoch):
-                loss, misclassified = outer_step(
+                loss, score = outer_step(
                     model, optimizer, to_device(batch, device), curriculum["gradient_clip"]
                 )
                 losses.append(loss)
                 log.add_scalar("Loss/Train", loss, step)
-                log.add_scalar("Misclassified Percentage/Train", misclassified, step)
+                log.add_scalar(f"{model.loss.score.name}/Train", score, step)
                 step += 1
                 progress.update()
                 progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.4g}", refresh=False)
@@ -163,12 +188,12 @@ def train(
                     raise DivergedError(f"{message}; lower init_lr or lr (the last epoch is kept)")
                 progress.write(f"{message}, which were left out", file=sys.stderr)
             if done % curriculum["validate_every"] == 0 or done == curriculum["num_epochs"]:
-                loss, misclassified = validate(model, val_data, device)
+                loss, score = validate(model, val_data, device)
                 # At the last step done: what is logged at `step` is purged when a run goes on.
                 log.add_scalar("Loss/Val", loss, step - 1)
-                log.add_scalar("Misclassified Percentage/Val", misclassified, step - 1)
+                log.add_scalar(f"{model.loss.score.name}/Val", score, step - 1)
                 progress.write(
-                    f"epoch {done}: validation loss {loss:.4g}, {misclassified:.2f} % misclassified"
+                    f"epoch {done}: validation loss {loss:.4g}, {score:.2f} {model.loss.score.unit}"
                 )
             state = {
                 "curriculum": dict(curriculum),
@@ -184,4 +209,4 @@ def train(
         print(f"nothing to do, {first_epoch} epochs are trained already: {latest}")
     else:
         print(f"trained {curriculum['num_epochs']} epochs, {step} steps: {latest}")
-    return left_out + val_left_out
+    return left_out

@@ -1,0 +1,104 @@
+"""The curriculums in 2D: what to train, on what and how. Keys and defaults: metasdf/curriculum.py.
+
+Relative paths are relative to this folder. Any key can be overridden on the command line.
+"""
+
+
+def _common(name, data):
+    return {
+        "data": data,
+        "cache": "../data",
+        "output_dir": f"../output/2D/{name}",
+        "num_meta_steps": 3,
+        "training_mode": "l2",
+        "outer_loss": "l2",
+        "lr_decay_epochs": 10**6,
+    }
+
+
+# The paper's experiment on MNIST, with its original values: 64x64 pixels, half of them context.
+
+_DIGITS = {
+    "network": "relu",
+    "hidden_layers": 2,
+    "hidden_features": 256,
+    "lr_type": "global",
+    "init_lr": 5e-3,
+    "lr": 1e-4,
+    "ScenesPerBatch": 16,
+    "images_per_epoch": 1600,
+    "num_epochs": 375,  # ten times all of MNIST
+    "distance": "original",
+}
+
+mnist = {**_common("mnist", "digits"), **_DIGITS}
+mnist_levelset = {
+    **_common("mnist_levelset", "digits"),
+    **_DIGITS,
+    "context_mode": "levelset",
+}
+
+# Every method on the same digits, minutes on a CPU: benchmarks/reproduce_2d.py trains each for the
+# same time. Distances are exact. Step sizes are what did best in short trials.
+
+
+def _compare(method, **values):
+    name = f"digits_{method}"
+    return {
+        **_common(name, "digits"),
+        **_DIGITS,
+        "method": method,
+        "distance": "exact",
+        "pixels": 1024,
+        "lr": 1e-3,
+        "latent_features": 256,
+        "images_per_epoch": 320,
+        "num_epochs": 15,
+        "lr_decay_epochs": 12,
+        "lr_decay_factor": 0.2,
+        **values,
+    }
+
+
+digits_metasdf = _compare("metasdf", lr_type="per_parameter", init_lr=1e-2)
+digits_autodecoder_concat = _compare(
+    "autodecoder_concat", train_images=1000, code_steps=200, code_points=512
+)
+digits_autodecoder_hyper = _compare(
+    "autodecoder_hyper", lr=1e-4, train_images=1000, code_steps=200, code_points=512
+)
+digits_cnn_concat = _compare("cnn_concat")
+digits_cnn_hyper = _compare("cnn_hyper", lr=1e-4)
+digits_set_concat = _compare("set_concat")
+digits_set_hyper = _compare("set_hyper", lr=1e-4)
+
+# Photographs as SIRENs in three steps, with the original values; then with ours.
+
+_PHOTOGRAPHS = {
+    "network": "siren",
+    "hidden_layers": 3,
+    "hidden_features": 128,
+    "w0": 30.0,
+    "lr_type": "per_parameter",
+    "query": "all",
+    "images_per_epoch": 800,
+}
+
+cifar_original = {
+    **_common("cifar_original", "photographs"),
+    **_PHOTOGRAPHS,
+    "init_lr": 1e-5,
+    "lr": 5e-5,
+    "ScenesPerBatch": 32,
+    "num_epochs": 100,
+}
+cifar = {
+    **_common("cifar", "photographs"),
+    **_PHOTOGRAPHS,
+    "init_lr": 3e-2,
+    "lr": 5e-4,
+    "ScenesPerBatch": 8,
+    "num_epochs": 13,
+}
+cifar_relu = {**cifar, **_common("cifar_relu", "photographs"), "network": "relu"}
+cifar_pe = {**cifar, **_common("cifar_pe", "photographs"), "network": "pe", "frequencies": 6}
