@@ -1,4 +1,4 @@
-"""Digits and photographs, read from files, downloaded, or as scikit-learn and scikit-image carry them.
+"""Digits and photographs: from files, a download, or what scikit-learn and scikit-image carry.
 
 `load_digits` and `load_photographs` take a source:
 

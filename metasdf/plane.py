@@ -96,14 +96,15 @@ def compose(digits: np.ndarray, part: str, seed: int = 0) -> np.ndarray:
 
 
 def load_images(curriculum: Mapping[str, Any], part: str) -> tuple[np.ndarray, int]:
-    """A complete 2D curriculum's images of a part, as `PlaneDataset` takes them, and how many failed.
+    """The images of a part, as `PlaneDataset` takes them, and how many could not be used.
 
-    part: "train", "test" or, of digits, another of PARTS. Digits without ink are left out,
-    reported and counted.
+    curriculum: a complete one of 2D. part: "train", "test" or, of digits, another of PARTS.
+    Digits without ink are left out, reported and counted.
     """
     source, cache = curriculum["data_source"], curriculum["cache"]
     if curriculum["data"] == "photographs":
-        return load_photographs(source, part, cache, curriculum["image_size"])
+        images, failed = load_photographs(source, part, cache, curriculum["image_size"])
+        return images if part == "train" else images[: curriculum["test_images"]], failed
     digits = load_digits(source, "train" if part == "train" else "test", cache)
     if part != "train":
         digits = compose(digits[: curriculum["test_images"]], part)

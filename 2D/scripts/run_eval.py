@@ -1,0 +1,47 @@
+"""Fit and measure test images: python run_eval.py CURRICULUM --checkpoint FILE
+
+Digits are also measured rotated, in pairs and in threes, which training has not seen. Prints a
+table and writes evaluation.json and evaluation.csv into <output_dir>/evaluation.
+"""
+
+from pathlib import Path
+
+from metasdf.checkpoint import load_model
+from metasdf.curriculum import KEYS_2D, CommandLine, is_2d, load_curriculum, whole_number
+from metasdf.device import DEVICES, choose_device
+from metasdf.errors import InputError, run_command
+from metasdf.evaluation import write_results
+from metasdf.plane_evaluation import evaluate, table, write_plane_gallery
+
+CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
+
+
+def main() -> int:
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("curriculum", help="name in curriculums.py")
+    parser.add_argument("--checkpoint", required=True, help="a .pth file that run_train.py wrote")
+    parser.add_argument("--steps", type=whole_number, help="steps of a fit (default: as trained)")
+    parser.add_argument("--gallery", metavar="PNG", help="also draw some fits, step by step")
+    parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
+    parser.add_curriculum_keys(KEYS_2D)
+    options = parser.parse()
+    if options.gallery and not options.gallery.lower().endswith(".png"):
+        raise InputError(f"--gallery {options.gallery}: must end in .png")
+    curriculum = load_curriculum(CURRICULUMS, options.curriculum, parser.overrides(options))
+    device = choose_device(options.device)
+    model, trained = load_model(options.checkpoint)
+    if not is_2d(trained):
+        raise InputError(f"{options.checkpoint}: is of a 3D curriculum; use 3D/scripts")
+    curriculum |= {name: trained[name] for name, key in KEYS_2D.items() if key.shapes_network}
+    model.to(device)
+    result = evaluate(model, curriculum, device, options.steps)
+    result["checkpoint"], result["curriculum"] = options.checkpoint, curriculum
+    write_results(Path(curriculum["output_dir"], "evaluation"), result)
+    print(table(result))
+    if options.gallery:
+        write_plane_gallery(options.gallery, model, curriculum, device)
+    return 1 if result["num_failed"] else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

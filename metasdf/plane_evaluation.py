@@ -1,0 +1,273 @@
+"""How good fields in the plane are: digits, digits unlike those of training, photographs.
+
+Each image of a part is fitted to its context, and judged at the pixels that were not in it.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from scipy.ndimage import zoom
+from torch import Tensor
+from tqdm import tqdm
+
+from metasdf.data import stack, to_device
+from metasdf.evaluation import statistics
+from metasdf.gallery import PIXELS, write_grid
+from metasdf.losses import psnr
+from metasdf.method import Method
+from metasdf.plane import PARTS, PlaneDataset, load_images
+from metasdf.reconstruction import fit
+
+TEST = 2  # stream of random numbers, after those of training and validation
+IMAGES_AT_ONCE = 16
+TIMED_IMAGES = 5
+WORST = 5
+COLOUR_RANGE = (0.1, 0.3)  # distance, in widths, of the deepest colour inside and outside
+LINE_SPACING = 0.05  # of the lines of equal distance
+
+DEFINITIONS = {
+    "absolute_error": "mean |f - s| at the query's pixels, in pixels",
+    "squared_error": "mean (f - s)^2 there, in squared widths of the image",
+    "iou": "area of intersection over union, at the query's pixels",
+    "misclassified_percentage": "share of the query's pixels on the wrong side, %",
+    "psnr": "10 log10(4 / mean squared error) of colours in [-1, 1], mean over images, dB",
+}
+
+
+def parts_of(curriculum: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a curriculum's model is tested on: the test images, and digits of other kinds."""
+    return PARTS if curriculum["data"] == "digits" else ("test",)
+
+
+def test_data(curriculum: Mapping[str, Any], part: str) -> tuple[PlaneDataset, int]:
+    """The images of a part, with all of their pixels, and how many could not be used."""
+    images, left_out = load_images(curriculum, part)
+    whole = {**curriculum, "pixels": None, "images_per_epoch": None}
+    return PlaneDataset(images, whole, TEST), left_out
+
+
+def errors(
+    model: Method, prediction: Tensor, target: Tensor, pixels: int
+) -> dict[str, list[float]]:
+    """Every measure of DEFINITIONS that applies, for each task: [T, N, c] -> T numbers."""
+    if target.shape[-1] == 3:
+        pairs = zip(prediction, target, strict=True)
+        return {"psnr": [psnr(p[None], t[None]).item() for p, t in pairs]}
+    difference = model.loss.signed_distance(prediction) - target
+    inside, truly = model.loss.signed_distance(prediction) < 0, target < 0
+    both, either = (inside & truly).sum((1, 2)), (inside | truly).sum((1, 2))
+    return {
+        "absolute_error": (pixels * difference.abs().mean((1, 2))).tolist(),
+        "squared_error": difference.square().mean((1, 2)).tolist(),
+        "iou": (both / either.clamp(min=1)).tolist(),
+        "misclassified_percentage": (100 * (inside != truly).float().mean((1, 2))).tolist(),
+    }
+
+
+def evaluate(
+    model: Method, curriculum: Mapping[str, Any], device: torch.device, steps: int | None = None
+) -> dict[str, Any]:
+    """Fit and measure the test images of a complete 2D curriculum.
+
+    steps: steps of the fit (None: as many as in training; an auto-decoder: code_steps). The result
+    has "parts", statistics by part and measure; "shapes", a row per image; the median "fit_seconds"
+    of one image alone, per part; and of photographs the mean "psnr_by_step".
+    """
+    model.eval()
+    rows: list[dict[str, Any]] = []
+    parts: dict[str, Any] = {}
+    fit_seconds: dict[str, float] = {}
+    left_out = 0
+    for part in parts_of(curriculum):
+        data, unusable = test_data(curriculum, part)
+        left_out += unusable
+        of_part = measure_part(model, data, device, steps, part)
+        parts[part] = {
+            name: statistics([row[name] for row in of_part])
+            for name in DEFINITIONS
+            if name in of_part[0]
+        }
+        fit_seconds[part] = time_fit(model, data, device, steps)
+        rows += of_part
+    key = "psnr" if curriculum["data"] == "photographs" else "absolute_error"
+    worst = sorted(rows, key=lambda row: row[key] if key == "psnr" else -row[key])
+    return {
+        "definitions": {name: DEFINITIONS[name] for name in parts["test"]},
+        "num_shapes": len(rows) + left_out,
+        "num_failed": left_out,
+        "parts": parts,
+        "fit_seconds": fit_seconds,
+        "psnr_by_step": psnr_by_step(model, curriculum, device, steps) if key == "psnr" else None,
+        "worst": [row["shape"] for row in worst[:WORST]],
+        "shapes": rows,
+    }
+
+
+def measure_part(
+    model: Method, data: PlaneDataset, device: torch.device, steps: int | None, part: str
+) -> list[dict[str, Any]]:
+    """A row of errors for every image."""
+    rows: list[dict[str, Any]] = []
+    starts = range(0, data.length, IMAGES_AT_ONCE)
+    with tqdm(total=data.length, desc=f"measuring: {part}", unit="image", disable=None) as progress:
+        for start in starts:
+            index = range(start, min(start + IMAGES_AT_ONCE, data.length))
+            batch = to_device(stack([data.task(i, 0) for i in index]), device)
+            query_x, query_y = batch["query"]
+            with torch.no_grad():
+                prediction = model.predict(query_x, model.adapt(batch["context"], steps))
+                measured = errors(model, prediction, query_y, data.images.shape[1])
+            for row, i in enumerate(index):
+                values = {name: each[row] for name, each in measured.items()}
+                rows.append({"shape": f"{part}/{i}", "part": part, **values})
+            progress.update(len(index))
+    return rows
+
+
+def time_fit(model: Method, data: PlaneDataset, device: torch.device, steps: int | None) -> float:
+    """Median seconds to fit one image, over a few images, after a first that is not counted."""
+    seconds = []
+    for i in [0, *range(min(TIMED_IMAGES, data.length))]:
+        task = to_device(stack([data.task(i, 0)]), device)
+        seconds.append(fit(model, task["context"], steps, device)[1])
+    return float(np.median(seconds[1:]))
+
+
+@torch.no_grad()
+def psnr_by_step(
+    model: Method, curriculum: Mapping[str, Any], device: torch.device, steps: int | None
+) -> list[float]:
+    """Mean PSNR of the test images after 0, 1, ... steps."""
+    data, _ = test_data(curriculum, "test")
+    return [
+        float(np.mean([row["psnr"] for row in measure_part(model, data, device, k, f"step {k}")]))
+        for k in shown_steps(model, steps)
+    ]
+
+
+def shown_steps(model: Method, steps: int | None = None) -> list[int]:
+    """The steps to show: all of a few, first and last of many."""
+    last = model.num_steps if steps is None else steps
+    return list(range(last + 1)) if last <= 10 else [0, last]
+
+
+# Pictures
+
+
+def distance_picture(distance: np.ndarray, size: int = PIXELS) -> np.ndarray:
+    """A signed distance field (n, n), in widths, as colours: (size, size, 3) uint8.
+
+    Orange inside, blue outside, with lines of equal distance, and a black one for the boundary.
+    """
+    n = len(distance)
+    fine = zoom(distance, size / n, order=1, mode="nearest", grid_mode=True)[:size, :size]
+    depth = fine / np.where(fine < 0, *COLOUR_RANGE)
+    colour = colormaps["PuOr"](0.5 + 0.5 * np.clip(depth, -1, 1))[..., :3]
+    pixel = np.maximum(np.hypot(*np.gradient(fine)), 1e-6)  # by what a pixel's step changes it
+    line = np.abs(fine - LINE_SPACING * np.round(fine / LINE_SPACING)) / pixel
+    colour *= (1 - 0.2 * np.clip(1.3 - line, 0, 1))[..., None]
+    colour *= np.clip(np.abs(fine) / pixel - 0.5, 0, 1)[..., None]
+    return (255 * colour).astype(np.uint8)
+
+
+def colour_picture(colours: np.ndarray, size: int = PIXELS) -> np.ndarray:
+    """Colours in [-1, 1] (n, n, 3), each pixel a square: (size, size, 3) uint8."""
+    n = len(colours)
+    index = np.arange(size) * n // size
+    return (127.5 * (colours.clip(-1, 1) + 1)).round().astype(np.uint8)[index][:, index]
+
+
+def picture(values: np.ndarray) -> np.ndarray:
+    """A field's values at its pixels, (n, n, c), as a picture."""
+    return colour_picture(values) if values.shape[-1] == 3 else distance_picture(values[..., 0])
+
+
+@torch.no_grad()
+def field_values(
+    model: Method, data: PlaneDataset, fields: Any, device: torch.device
+) -> np.ndarray:
+    """The values of one task's fitted field at all pixels: (n, n, c)."""
+    n = data.images.shape[1]
+    x = torch.from_numpy(data.grid)[None].to(device)
+    values = model.predict(x, fields)
+    if values.shape[-1] != 3:
+        values = model.loss.signed_distance(values)
+    return values[0].cpu().numpy().reshape(n, n, -1)
+
+
+def adaptation_row(
+    model: Method, data: PlaneDataset, index: int, device: torch.device, label: str
+) -> list[tuple[str, np.ndarray]]:
+    """Labelled pictures: the field before the context was seen, after each step, and the truth."""
+    task = to_device(stack([data.task(index, 0)]), device)
+    true, row = truth(data, index), []
+    for k in shown_steps(model):
+        values = field_values(model, data, model.adapt(task["context"], k), device)
+        name = f"{label}: initialisation" if k == 0 else f"step {k}"
+        if values.shape[-1] == 3:
+            error = psnr(*(torch.from_numpy(v.reshape(1, -1, 3)) for v in (values, true)))
+            name += f", {error:.1f} dB"
+        row.append((name, picture(values)))
+    return [*row, ("truth", picture(true))]
+
+
+def truth(data: PlaneDataset, index: int) -> np.ndarray:
+    """An image's true values at its pixels: (n, n, c)."""
+    n = data.images.shape[1]
+    return data.values(index).reshape(n, n, -1)
+
+
+def write_plane_gallery(
+    path: str | os.PathLike,
+    model: Method,
+    curriculum: Mapping[str, Any],
+    device: torch.device,
+    images: int = 3,
+) -> None:
+    """Draw a few images of every part: initialisation, each step, truth."""
+    rows = []
+    for part in parts_of(curriculum):
+        data, _ = test_data(curriculum, part)
+        index = range(min(images, data.length))
+        rows += [adaptation_row(model, data, i, device, f"{part} {i}") for i in index]
+    write_grid(path, rows)
+
+
+# For people
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The results for people: a line per part."""
+    headings = {
+        "absolute_error": ("error, pixels", 1, 3),
+        "squared_error": ("squared, x 1e4", 1e4, 3),
+        "iou": ("IoU", 1, 4),
+        "misclassified_percentage": ("misclassified, %", 1, 2),
+        "psnr": ("PSNR, dB", 1, 2),
+    }
+    measures = list(result["definitions"])
+    lines = [
+        f"{'':<12}" + "".join(f"{headings[m][0]:>26}" for m in measures) + f"{'ms to fit':>12}",
+        f"{'':<12}" + f"{'mean (median) ± std':>26}" * len(measures),
+    ]
+    for part, values in result["parts"].items():
+        cells = []
+        for m in measures:
+            _, factor, digits = headings[m]
+            mean, median, std = (factor * values[m][key] for key in ("mean", "median", "std"))
+            cells.append(f"{mean:.{digits}f} ({median:.{digits}f}) ± {std:.{digits}f}")
+        seconds = result["fit_seconds"][part]
+        lines.append(f"{part:<12}" + "".join(f"{c:>26}" for c in cells) + f"{1e3 * seconds:>12.1f}")
+    if by_step := result["psnr_by_step"]:
+        lines.append("PSNR by step: " + ", ".join(f"{value:.2f}" for value in by_step) + " dB")
+    lines += [f"{headings[name][0]}: {text}" for name, text in result["definitions"].items()]
+    lines.append(f"worst: {', '.join(result['worst'])}")
+    measured = result["num_shapes"] - result["num_failed"]
+    lines.append(
+        f"{measured} of {result['num_shapes']} images measured, {result['num_failed']} failed"
+    )
+    return "\n".join(lines)
