@@ -37,6 +37,7 @@ from metasdf.data import stack
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, write_json
 from metasdf.gallery import write_grid
+from metasdf.images import EMBEDDED, find_digits
 from metasdf.method import Method
 from metasdf.plane import PARTS
 from metasdf.plane_evaluation import (
@@ -207,7 +208,7 @@ def summarise(results: Mapping[Run, Mapping[str, Any]], plan: Plan, source: str)
                 modes.setdefault(mode, {})[method] = figures(of_method, mode)
     return {
         "plan": asdict(plan),
-        "data": "embedded digits of scikit-learn" if source == "embedded" else "MNIST",
+        "data": "Embedded digits of scikit-learn" if source == EMBEDDED else "MNIST",
         "definitions": {name: DEFINITIONS[name] for name in MEASURES},
         "machine": machine(),
         "modes": modes,
@@ -356,10 +357,9 @@ def main() -> int:
     parser.add_argument("--docs", default=None, type=Path, help="default: OUTPUT")
     parser.add_argument("--processes", type=whole_number, help="runs at once (default: cores)")
     options = parser.parse()
+    source = find_digits(options.data, ROOT / "data")
     plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
-    source = options.data
-    if source not in ("auto", "embedded"):
-        source = os.path.abspath(source)
+    source = source if source == EMBEDDED else os.path.abspath(source)
     reproduce(plan, output, options.docs or output, source, options.processes or None)
     return 0
 

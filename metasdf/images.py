@@ -55,7 +55,7 @@ def load_digits(source: str, part: str, cache: str | os.PathLike) -> np.ndarray:
 
 
 def find_digits(source: str, cache: str | os.PathLike) -> str:
-    """What a source comes to here: a folder that holds MNIST, downloaded if need be, or embedded."""
+    """Where a source leads: a folder that holds MNIST, downloaded if need be, or embedded."""
     if source != AUTO:
         return source
     folder = Path(cache, "mnist")
