@@ -75,6 +75,9 @@ TIMED_IMAGES, TIMED_REPEATS = 5, 3
 PICTURED = 2  # digits of each part
 
 
+Models = dict[str, tuple[Method, dict[str, Any]]]  # by method or mode, with curriculums
+
+
 @dataclass(frozen=True)
 class Plan:
     """How much is done."""
@@ -180,15 +183,17 @@ def figures(results: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
     }
 
 
-def fit_seconds(models: Mapping[str, Mapping[str, tuple[Method, Any]]]) -> dict[str, Any]:
+def fit_seconds(models: Mapping[str, Models]) -> dict[str, Any]:
     """Seconds to fit one digit: medians over digits and repeats, methods taking turns, one core."""
     result = {}
     for mode, of_mode in models.items():
         times: dict[str, list[float]] = {method: [] for method in of_mode}
+        _, curriculum = next(iter(of_mode.values()))
+        data, _ = test_data({**curriculum, "test_images": TIMED_IMAGES}, "test")
         for index in range(TIMED_IMAGES):
+            context = stack([data.task(index, 0)])["context"]
             for _ in range(TIMED_REPEATS):
-                for method, (model, data) in of_mode.items():
-                    context = stack([data.task(index, 0)])["context"]
+                for method, (model, _) in of_mode.items():
                     times[method].append(fit(model, context, None, CPU)[1])
         result[mode] = {method: statistics.median(values) for method, values in times.items()}
     return result
@@ -264,7 +269,7 @@ def tables(summary: Mapping[str, Any]) -> str:
 # Pictures
 
 
-def write_methods(path: Path, models: Mapping[str, tuple[Method, Mapping[str, Any]]]) -> None:
+def write_methods(path: Path, models: Models) -> None:
     """Rows of digits: the truth, then every method's field."""
     rows = []
     for part in PARTS:
@@ -282,7 +287,7 @@ def write_methods(path: Path, models: Mapping[str, tuple[Method, Mapping[str, An
     write_grid(path, rows)
 
 
-def write_steps(path: Path, models: Mapping[str, tuple[Method, Mapping[str, Any]]]) -> None:
+def write_steps(path: Path, models: Models) -> None:
     """Rows of digits: MetaSDF's initialisation, each step, the truth; a row for each mode."""
     rows = []
     for part in PARTS:
@@ -319,7 +324,7 @@ def reproduce(
         raise InputError(f"{failed} of {len(wanted)} runs failed")
     results = {run: results[run] for run in wanted}
     torch.set_num_threads(1)
-    models: dict[str, dict[str, tuple[Method, Any]]] = {mode: {} for mode in CONTEXT_MODES_2D}
+    models: dict[str, Models] = {mode: {} for mode in CONTEXT_MODES_2D}
     for mode in CONTEXT_MODES_2D:
         for method in METHODS:
             run = run_of(method, mode, 0)
@@ -327,12 +332,7 @@ def reproduce(
             model, _ = load_model(latest_checkpoint(curriculum))
             models[mode][method] = model, {**curriculum, "context_mode": mode}
     summary = summarise(results, plan, source)
-    summary["fit_seconds"] = fit_seconds(
-        {
-            mode: {m: (model, test_data(c, "test")[0]) for m, (model, c) in of_mode.items()}
-            for mode, of_mode in models.items()
-        }
-    )
+    summary["fit_seconds"] = fit_seconds(models)
     text = tables(summary)
     print(text)
     write_json(docs / "reproduce_2d.json", summary)
