@@ -5,7 +5,8 @@
 #                   minutes on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
 #                   on real shapes, the Princeton Shape Benchmark
 # make reproduce-2d   set up, then every method on MNIST's digits for the same time; QUICK=1: a
-#                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded
+#                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded;
+#                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
 # make setup  only .venv
 
@@ -52,6 +53,8 @@ compare-3d: setup
 reproduce-2d: setup
 	$(BIN)/python benchmarks/reproduce_2d.py $(if $(QUICK),--quick) \
 		$(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/photographs.py $(if $(QUICK),--quick) \
+		$(if $(PHOTOGRAPHS),--data $(PHOTOGRAPHS))
 
 ablations: tables
 	$(BIN)/python benchmarks/ablations.py
