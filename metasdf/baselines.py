@@ -239,7 +239,7 @@ class ConvolutionalEncoder(nn.Module):
         initialise_he(self)
 
     def image(self, context: tuple[Tensor, Tensor]) -> Tensor:
-        """(x [T, N, 2], y [T, N, c]) -> [T, c + 1, pixels, pixels]: mean values, share of counts."""
+        """(x [T, N, 2], y [T, N, c]) -> mean values, then counts: [T, c + 1, pixels, pixels]."""
         x, y = context
         n = self.frame.pixels
         position = ((x - self.frame.start) / self.frame.spacing).round().long().clamp(0, n - 1)
