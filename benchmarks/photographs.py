@@ -50,7 +50,7 @@ PICTURED = 5
 class Plan:
     """How much is done."""
 
-    seconds: float = 1200.0  # of training, of one core: 10 minutes of two
+    seconds: float = 600.0  # of training, of one core
     test_images: int | None = None
     keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys
 

@@ -82,10 +82,10 @@ Models = dict[str, tuple[Method, dict[str, Any]]]  # by method or mode, with cur
 class Plan:
     """How much is done."""
 
-    seconds: float = 120.0  # of training, of one core, each method and seed
+    seconds: float = 75.0  # of training, of one core, each method and seed
     seeds: int = 3
-    test_images: int = 500  # of each part
-    fitted_codes: int = 50  # of them for auto-decoders, which take seconds for each
+    test_images: int = 300  # of each part
+    fitted_codes: int = 40  # of them for auto-decoders, which take seconds for each
     code_steps: int = 100
     keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys, for all methods
 
