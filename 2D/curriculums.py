@@ -23,7 +23,7 @@ _DIGITS = {
     "hidden_layers": 2,
     "hidden_features": 256,
     "lr_type": "global",
-    "init_lr": 5e-3,
+    "init_lr": 0.1,
     "lr": 1e-4,
     "ScenesPerBatch": 16,
     "images_per_epoch": 1600,
@@ -61,9 +61,7 @@ def _compare(method, **values):
     }
 
 
-digits_metasdf = _compare(
-    "metasdf", lr_type="per_parameter", init_lr=0.1, ScenesPerBatch=8, pixels=512
-)
+digits_metasdf = _compare("metasdf", lr_type="per_parameter", ScenesPerBatch=8, pixels=512)
 digits_autodecoder_concat = _compare(
     "autodecoder_concat", train_images=1000, code_steps=200, code_points=512
 )
@@ -72,8 +70,8 @@ digits_autodecoder_hyper = _compare(
 )
 digits_cnn_concat = _compare("cnn_concat")
 digits_cnn_hyper = _compare("cnn_hyper", lr=1e-4)
-digits_set_concat = _compare("set_concat")
-digits_set_hyper = _compare("set_hyper", lr=1e-4)
+digits_set_concat = _compare("set_concat", pixels=1024)  # a context of 2048 is slow to read
+digits_set_hyper = _compare("set_hyper", lr=1e-4, pixels=1024)
 
 # Photographs as SIRENs in three steps, with the original values; then with ours.
 
