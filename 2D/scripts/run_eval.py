@@ -6,8 +6,8 @@ table and writes evaluation.json and evaluation.csv into <output_dir>/evaluation
 
 from pathlib import Path
 
-from metasdf.checkpoint import load_model
-from metasdf.curriculum import KEYS_2D, CommandLine, is_2d, load_curriculum, whole_number
+from metasdf.checkpoint import check_kind, load_model
+from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum, whole_number
 from metasdf.device import DEVICES, choose_device
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import write_results
@@ -30,8 +30,9 @@ def main() -> int:
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, parser.overrides(options))
     device = choose_device(options.device)
     model, trained = load_model(options.checkpoint)
-    if not is_2d(trained):
-        raise InputError(f"{options.checkpoint}: is of a 3D curriculum; use 3D/scripts")
+    check_kind(options.checkpoint, trained, want_2d=True)
+    if (data := curriculum["data"]) != trained["data"]:
+        raise InputError(f"{options.checkpoint}: was trained on {trained['data']}, not on {data}")
     curriculum |= {name: trained[name] for name, key in KEYS_2D.items() if key.shapes_network}
     model.to(device)
     result = evaluate(model, curriculum, device, options.steps)
