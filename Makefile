@@ -4,6 +4,9 @@
 # make compare-3d   set up, then every method on the same shapes for the same time, about 70
 #                   minutes on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
 #                   on real shapes, the Princeton Shape Benchmark
+# make reproduce-2d   set up, then every method on MNIST's digits for the same time; QUICK=1: a
+#                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded;
+#                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
 # make setup  only .venv
 
@@ -11,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 
-.PHONY: setup tables demo test bench compare-3d ablations clean
+.PHONY: setup tables demo test bench compare-3d reproduce-2d ablations clean
 
 setup: .venv/ready
 
@@ -46,6 +49,12 @@ bench: setup
 compare-3d: setup
 	$(BIN)/python benchmarks/compare_3d.py $(if $(QUICK),--quick) \
 		$(if $(DATA),--data $(DATA))
+
+reproduce-2d: setup
+	$(BIN)/python benchmarks/reproduce_2d.py $(if $(QUICK),--quick) \
+		$(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/photographs.py $(if $(QUICK),--quick) \
+		$(if $(PHOTOGRAPHS),--data $(PHOTOGRAPHS))
 
 ablations: tables
 	$(BIN)/python benchmarks/ablations.py

@@ -49,7 +49,8 @@ def _compare(method, **values):
         **_DIGITS,
         "method": method,
         "distance": "exact",
-        "pixels": 1024,
+        "query_pixels": 512,
+        "contour_points": 256,
         "lr": 1e-3,
         "latent_features": 256,
         "images_per_epoch": 320,
@@ -60,7 +61,9 @@ def _compare(method, **values):
     }
 
 
-digits_metasdf = _compare("metasdf", lr_type="per_parameter", init_lr=1e-2)
+digits_metasdf = _compare(
+    "metasdf", lr_type="per_parameter", init_lr=0.1, ScenesPerBatch=8, pixels=512
+)
 digits_autodecoder_concat = _compare(
     "autodecoder_concat", train_images=1000, code_steps=200, code_points=512
 )

@@ -18,11 +18,7 @@ import os
 
 os.environ.update(IGL_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
-import contextlib
-import platform
-import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -32,11 +28,12 @@ from typing import Any
 
 import princeton
 import torch
+from timed import cell, kept, latest_checkpoint, machine, over_seeds
 from tqdm import tqdm
 
 from metasdf import preprocessing
-from metasdf.checkpoint import load_checkpoint, load_model
-from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
+from metasdf.checkpoint import load_model
+from metasdf.curriculum import CommandLine, load_curriculum, whole_number
 from metasdf.data import Samples, ShapeName, read_split, write_split
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import CONVENTION, DEFINITIONS, NearestShape, evaluate_folder
@@ -47,7 +44,6 @@ from metasdf.method import Method
 from metasdf.preprocessing import PARTIAL_SAMPLES, USUAL_OUTPUTS
 from metasdf.reconstruction import fit, held_out_task, reconstruct_split
 from metasdf.shapes import write_shapes
-from metasdf.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 CURRICULUMS = ROOT / "3D" / "curriculums.py"
@@ -76,8 +72,6 @@ RECONSTRUCTION_KEYS = (
     "context_noise",
     "resolution",
 )
-DECAY_AT = 0.8  # share of the time after which lr is multiplied with lr_decay_factor
-FIRST_EPOCHS = 2  # show how long an epoch takes
 TIMED_SHAPES, TIMED_REPEATS = 5, 3
 PICTURED = 3  # test shapes of each class
 
@@ -186,93 +180,19 @@ def curriculum_of(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
 # One run
 
 
-def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Train for that much processor time, with a smaller lr in the last part of it.
-
-    In three stages: a few epochs, which show the pace; up to DECAY_AT of the time; and the rest.
-    After each its checkpoint is kept. A stage that was stopped is begun anew, so that no time goes
-    uncounted.
-    """
-    folder = Path(curriculum["output_dir"])
-    file, latest = folder / "stages.json", latest_checkpoint(curriculum)
-    stages: list[dict[str, float]] = read_json(file) if file.exists() else []
-    while len(stages) < 3:
-        if stages:
-            shutil.copyfile(folder / f"stage{len(stages)}.pth", latest)
-        until = _until(stages, seconds)
-        decay_at = stages[1]["epochs"] if len(stages) == 2 else until
-        start = time.process_time()
-        train(
-            {**curriculum, "num_epochs": until, "lr_decay_epochs": decay_at},
-            CPU,
-            load=bool(stages),
-            overwrite=not stages,
-        )
-        stages.append({"epochs": until, "seconds": time.process_time() - start})
-        shutil.copyfile(latest, folder / f"stage{len(stages)}.pth")
-        write_json(file, stages)
-    shapes = len(load_checkpoint(latest)["train_shapes"])
-    epochs = stages[-1]["epochs"]
-    return {
-        "seconds": sum(stage["seconds"] for stage in stages),
-        "epochs": epochs,
-        "steps": epochs * -(-shapes // curriculum["ScenesPerBatch"]),
-    }
-
-
-def latest_checkpoint(curriculum: Mapping[str, Any]) -> Path:
-    return Path(curriculum["output_dir"], "checkpoints", "latest.pth")
-
-
-def _until(stages: Sequence[Mapping[str, float]], seconds: float) -> int:
-    """The epoch at which the next stage ends, at the pace so far."""
-    if not stages:
-        return FIRST_EPOCHS
-    epochs, spent = stages[-1]["epochs"], sum(stage["seconds"] for stage in stages)
-    goal = DECAY_AT * seconds if len(stages) == 1 else seconds
-    return epochs + max(1, round((goal - spent) * epochs / spent))
-
-
 def work(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
     """Train, reconstruct, measure; what comes out is kept in the run's folder, and not redone."""
     torch.set_num_threads(1)
-    folder = output / run.name
     curriculum = curriculum_of(run, plan, output)
-    file = folder / "result.json"
-    settings = settings_of(curriculum, plan.seconds)
-    if file.exists() and (known := read_json(file))["settings"] == settings:
-        return known
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / "settings.json"
-    if marker.exists() and of_training(read_json(marker)) != of_training(settings):
-        shutil.rmtree(folder)  # of another plan
-        folder.mkdir()
-    write_json(marker, settings)
-    with open(folder / "log.txt", "a") as log:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            trained = train_for(curriculum, plan.seconds)
-            model, _ = load_model(latest_checkpoint(curriculum))
-            result = {
-                "settings": settings,
-                **trained,
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "modes": {mode: measure(model, curriculum, mode) for mode in run.measured_modes},
-            }
-    write_json(file, result)
-    return result
 
+    def measured() -> dict[str, Any]:
+        model, _ = load_model(latest_checkpoint(curriculum))
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "modes": {mode: measure(model, curriculum, mode) for mode in run.measured_modes},
+        }
 
-def settings_of(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """What a result depends on: the time, and the keys that have not their default value."""
-    chosen = {name: v for name, v in curriculum.items() if v != KEYS[name].default}
-    return {"seconds": seconds, "curriculum": chosen}
-
-
-def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that only say how test shapes are reconstructed."""
-    chosen = settings["curriculum"].items()
-    kept = {name: value for name, value in chosen if not name.startswith(RECONSTRUCTION_KEYS)}
-    return {**settings, "curriculum": kept}
+    return kept(curriculum, plan.seconds, RECONSTRUCTION_KEYS, measured)
 
 
 def measure(model: Method, curriculum: Mapping[str, Any], mode: str) -> dict[str, Any]:
@@ -337,12 +257,6 @@ def figures(runs_of: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
     """One row of a table: mean and spread over the seeds of what each seed's test shapes give."""
     evaluations = [result["modes"][mode] for result in runs_of]
 
-    def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
-        if not values:
-            return None
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return {"mean": statistics.fmean(values), "spread": spread}
-
     def each(measure: str, statistic: str) -> dict[str, float] | None:
         return over_seeds([e[measure][statistic] for e in evaluations if e[measure]])
 
@@ -394,7 +308,7 @@ def summarise(results: Mapping[Run, Mapping[str, Any]], plan: Plan, output: Path
     return {
         "plan": asdict(plan),
         "convention": CONVENTION,
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__},
+        "machine": machine(),
         "datasets": datasets,
         "fit_seconds": fit_seconds(plan, output) if done == set(METHODS) else None,
         "runs": {run.name: _brief(result) for run, result in results.items()},
@@ -409,14 +323,6 @@ def _brief(result: Mapping[str, Any]) -> dict[str, Any]:
         for mode, evaluation in result["modes"].items()
     }
     return {k: result[k] for k in ("seconds", "steps", "parameters")} | {"shapes": modes}
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def tables(summary: Mapping[str, Any]) -> str:
@@ -447,10 +353,10 @@ def tables(summary: Mapping[str, Any]) -> str:
                 seconds = (summary["fit_seconds"] or {}).get(mode, {}).get(method)
                 cells = [
                     METHODS[method],
-                    _cell(row["chamfer_mean"], 1e3, 2),
-                    _cell(row["chamfer_median"], 1e3, 2),
-                    _cell(row["iou"], 1, 3),
-                    _cell(row["misclassified_percentage"], 1, 1),
+                    cell(row["chamfer_mean"], 1e3, 2),
+                    cell(row["chamfer_median"], 1e3, 2),
+                    cell(row["iou"], 1, 3),
+                    cell(row["misclassified_percentage"], 1, 1),
                     f"{row['failed']} of {row['failed'] + row['measured']}",
                     "-" if seconds is None else f"{seconds:.3g}",
                     f"{row['parameters']:,}",
@@ -470,13 +376,6 @@ def tables(summary: Mapping[str, Any]) -> str:
         f"{summary['machine']['torch']}."
     )
     return "\n".join(lines) + "\n"
-
-
-def _cell(value: Mapping[str, float] | None, factor: float, digits: int) -> str:
-    if value is None:
-        return "-"
-    mean, spread = (f"{factor * value[key]:.{digits}f}" for key in ("mean", "spread"))
-    return f"{mean} ± {spread}"
 
 
 # Pictures

@@ -140,6 +140,9 @@ _IMAGES: dict[str, Key] = {
         ("all", "held_out"),
     ),
     "pixels": Key(int, None, "pixels drawn per image and step (none: all)", minimum=2),
+    "query_pixels": Key(
+        int, None, "pixels of the query that are used per image and step (none: all)", minimum=1
+    ),
     "contour_points": Key(int, 512, "levelset mode: points of the contour", minimum=1),
     "method": Key(str, "metasdf", "how an image's field is found", METHODS_2D, shapes_network=True),
     "outer_loss": Key(str, "l2", "l1, l2: loss on the queries", ("l1", "l2"), shapes_network=True),

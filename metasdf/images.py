@@ -26,6 +26,7 @@ EMBEDDED, AUTO = "embedded", "auto"
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+IDX_SUFFIXES = ("", ".gz")
 MNIST_MD5 = {
     "train": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "test": "9fb629c4189551a2d022fa330f9573f3",
@@ -49,24 +50,27 @@ LONGEST_HELD_OUT = 0.1  # share of a folder's images that are kept to test on
 
 def load_digits(source: str, part: str, cache: str | os.PathLike) -> np.ndarray:
     """The digits to train on or to test on ("train" or "test"): (n, height, width) uint8."""
-    if source == EMBEDDED:
-        return _embedded_digits(part)
+    source = find_digits(source, cache)
+    return _embedded_digits(part) if source == EMBEDDED else _idx_file(Path(source), part)
+
+
+def find_digits(source: str, cache: str | os.PathLike) -> str:
+    """Where a source leads: a folder that holds MNIST, downloaded if need be, or embedded."""
     if source != AUTO:
-        return _idx_file(Path(source), part)
+        return source
+    folder = Path(cache, "mnist")
     try:
-        return _idx_file(Path(cache, "mnist"), part)
-    except InputError:
-        pass
-    try:
-        name = MNIST_FILES[part] + ".gz"
-        return read_idx(_download(MNIST_URL + name, MNIST_MD5[part], Path(cache, "mnist")))
+        for part, name in MNIST_FILES.items():
+            if not any((folder / (name + suffix)).is_file() for suffix in IDX_SUFFIXES):
+                _download(MNIST_URL + name + ".gz", MNIST_MD5[part], folder)
     except InputError as error:
         print(f"MNIST: {error}; using the digits of scikit-learn instead", file=sys.stderr)
-        return _embedded_digits(part)
+        return EMBEDDED
+    return str(folder)
 
 
 def _idx_file(folder: Path, part: str) -> np.ndarray:
-    for suffix in ("", ".gz"):
+    for suffix in IDX_SUFFIXES:
         path = folder / (MNIST_FILES[part] + suffix)
         if path.is_file():
             return read_idx(path)

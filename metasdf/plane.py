@@ -171,12 +171,13 @@ class PlaneDataset(TaskDataset):
 
         "dense": `pixels` are drawn, and all are context and query, or with query = "held_out" half
         each. "levelset": points of the contour with distance 0 are context, `pixels` are query.
+        Of the query only the first `query_pixels` are used.
         """
         rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, index, 1])
         values = self.values(index)
         count = min(self.curriculum["pixels"] or len(values), len(values))
         drawn = rng.permutation(len(values))[:count]
-        context, query = drawn, drawn
+        context, query = drawn, drawn[: self.curriculum["query_pixels"]]
         if self.curriculum["context_mode"] == "levelset":
             points = self.contour(index, self.curriculum["contour_points"], rng)
             return {
@@ -184,7 +185,8 @@ class PlaneDataset(TaskDataset):
                 "query": (self.grid[query], values[query]),
             }
         if self.curriculum["query"] == "held_out":
-            context, query = drawn[: count // 2], drawn[count // 2 :]
+            context = drawn[: count // 2]
+            query = drawn[count // 2 :][: self.curriculum["query_pixels"]]
         return {
             "context": (self.grid[context], values[context]),
             "query": (self.grid[query], values[query]),

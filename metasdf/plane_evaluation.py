@@ -46,7 +46,7 @@ def parts_of(curriculum: Mapping[str, Any]) -> tuple[str, ...]:
 def test_data(curriculum: Mapping[str, Any], part: str) -> tuple[PlaneDataset, int]:
     """The images of a part, with all of their pixels, and how many could not be used."""
     images, left_out = load_images(curriculum, part)
-    whole = {**curriculum, "pixels": None, "images_per_epoch": None}
+    whole = {**curriculum, "pixels": None, "query_pixels": None, "images_per_epoch": None}
     return PlaneDataset(images, whole, TEST), left_out
 
 

@@ -11,6 +11,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare_3d as program
+from timed import FIRST_EPOCHS
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_training_takes_three_stages_and_a_stopped_one_is_begun_anew(compared):
     folder = output / run.name
     stages = json.loads((folder / "stages.json").read_text())
     assert len(stages) == 3
-    assert stages[0]["epochs"] == program.FIRST_EPOCHS < stages[1]["epochs"] < stages[2]["epochs"]
+    assert stages[0]["epochs"] == FIRST_EPOCHS < stages[1]["epochs"] < stages[2]["epochs"]
     before = json.loads((folder / "result.json").read_text())
     assert program.work(run, plan, output) == before  # nothing is done again
     (folder / "result.json").unlink()

@@ -1,0 +1,163 @@
+"""SIRENs of photographs in three gradient steps: photographs.py [--quick] [--data FILE_OR_FOLDER]
+
+Trains the curriculums cifar* for the same time, fits each to photographs that training has not
+seen, and writes
+
+    DOCS/photographs.md      PSNR after each step, a table
+    DOCS/photographs.json    the same, for programs
+    DOCS/photographs.png     initialisation, each step, truth
+
+What is finished in OUTPUT is not done again. Time means processor time of one core.
+"""
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from timed import kept, latest_checkpoint, machine
+from tqdm import tqdm
+
+from metasdf.checkpoint import load_model
+from metasdf.curriculum import CommandLine, load_curriculum, whole_number
+from metasdf.errors import run_command
+from metasdf.files import atomic_path, write_json
+from metasdf.gallery import write_grid
+from metasdf.plane_evaluation import adaptation_row, evaluate, test_data
+
+ROOT = Path(__file__).resolve().parents[1]
+CURRICULUMS = ROOT / "2D" / "curriculums.py"
+CPU = torch.device("cpu")
+SETTINGS = {
+    "cifar": "SIREN, ours",
+    "cifar_original": "SIREN, the original's settings",
+    "cifar_pe": "positional encoding, ours",
+    "cifar_relu": "ReLU, ours",
+}
+SHOWN = ("network", "lr", "init_lr", "ScenesPerBatch")
+PICTURED = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done."""
+
+    seconds: float = 1200.0  # of training, of one core: 10 minutes of two
+    test_images: int | None = None
+    keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys
+
+
+QUICK = Plan(seconds=30.0, test_images=64)
+
+
+def curriculum_of(name: str, plan: Plan, output: Path, source: str) -> dict[str, Any]:
+    """The curriculum of a run, all but its number of epochs."""
+    keys = {
+        "data_source": source,
+        "output_dir": str(output / name),
+        "test_images": plan.test_images,
+        "images_per_epoch": 160,
+        "validate_every": 10**6,  # at the end of each stage only
+        **dict(plan.keys),
+    }
+    return load_curriculum(CURRICULUMS, name, keys)
+
+
+def work(name: str, plan: Plan, output: Path, source: str) -> dict[str, Any]:
+    """Train and measure; what comes out is kept in the run's folder, and not redone."""
+    torch.set_num_threads(1)
+    curriculum = curriculum_of(name, plan, output, source)
+
+    def measured() -> dict[str, Any]:
+        model, _ = load_model(latest_checkpoint(curriculum))
+        result = evaluate(model, curriculum, CPU)
+        psnr = {"psnr": result["parts"]["test"]["psnr"], "psnr_by_step": result["psnr_by_step"]}
+        return {**psnr, "images": result["num_shapes"], "fit_seconds": result["fit_seconds"]}
+
+    return kept(curriculum, plan.seconds, ("test_images",), measured)
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    runs = summary["runs"]
+    count = len(next(iter(runs.values()))["psnr_by_step"])
+    steps = [f"step {k}" if k else "initialisation" for k in range(count)]
+    lines = [
+        "PSNR in dB, mean over photographs",
+        "",
+        f"| settings | {' | '.join(SHOWN)} | {' | '.join(steps)} | std | steps trained |",
+        "|---" * (3 + len(SHOWN) + count) + "|",
+    ]
+    for name, run in runs.items():
+        shown = [str(run["settings"]["shown"][key]) for key in SHOWN]
+        psnr = [f"{value:.2f}" for value in run["psnr_by_step"]]
+        cells = [SETTINGS[name], *shown, *psnr, f"{run['psnr']['std']:.2f}", str(run["steps"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    run = next(iter(runs.values()))
+    lines += [
+        "",
+        f"{run['images']} photographs that training has not seen, {run['fit_seconds']['test']:.2f} "
+        f"s to fit one on one core. Each was trained for {summary['plan']['seconds']:.0f} s of one "
+        f"core of {summary['machine']['processor']}, PyTorch {summary['machine']['torch']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def compare(
+    plan: Plan, output: Path, docs: Path, source: str, processes: int | None = None
+) -> dict[str, Any]:
+    """Do what is not done yet, and write table and pictures; all figures."""
+    one = partial(work, plan=plan, output=output, source=source)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        results = pool.map(one, SETTINGS)
+        results = tqdm(results, total=len(SETTINGS), desc="comparing", unit="run", disable=None)
+        runs = dict(zip(SETTINGS, results, strict=True))
+    rows = []
+    for name in ("cifar", "cifar_original"):
+        curriculum = curriculum_of(name, plan, output, source)
+        model, _ = load_model(latest_checkpoint(curriculum))
+        data, _ = test_data(curriculum, "test")
+        label = SETTINGS[name].split(", ")[1]
+        rows += [
+            adaptation_row(model, data, i, CPU, label) for i in range(min(PICTURED, data.length))
+        ]
+    write_grid(docs / "photographs.png", rows)
+    for name, run in runs.items():
+        curriculum = curriculum_of(name, plan, output, source)
+        run["settings"]["shown"] = {key: curriculum[key] for key in SHOWN}
+    summary = {"plan": asdict(plan), "machine": machine(), "runs": runs}
+    text = table(summary)
+    print(text)
+    write_json(docs / "photographs.json", summary)
+    with atomic_path(docs / "photographs.md") as path:
+        path.write_text(text, encoding="utf-8")
+    return summary
+
+
+def main() -> int:
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few photographs, minutes")
+    parser.add_argument(
+        "--data",
+        default="auto",
+        help="npz file or folder of images; embedded; or auto: CIFAR-10, downloaded, if possible",
+    )
+    parser.add_argument("--output", default=ROOT / "output" / "photographs", type=Path)
+    parser.add_argument("--docs", default=None, type=Path, help="default: OUTPUT")
+    parser.add_argument("--processes", type=whole_number, help="runs at once (default: cores)")
+    options = parser.parse()
+    plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
+    compare(plan, output, options.docs or output, options.data, options.processes or None)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,138 @@
+"""What the comparisons in 2D and 3D share: training for a given time, and cells of their tables."""
+
+import contextlib
+import os
+import platform
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metasdf.checkpoint import load_checkpoint
+from metasdf.curriculum import keys_of
+from metasdf.files import read_json, write_json
+from metasdf.training import train
+
+DECAY_AT = 0.8  # share of the time after which lr is multiplied with lr_decay_factor
+FIRST_EPOCHS = 2  # show how long an epoch takes
+
+
+def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Train for that much processor time, with a smaller lr in the last part of it.
+
+    In three stages: a few epochs, which show the pace; up to DECAY_AT of the time; and the rest.
+    After each its checkpoint is kept. A stage that was stopped is begun anew, so that no time goes
+    uncounted.
+    """
+    folder = Path(curriculum["output_dir"])
+    file, latest = folder / "stages.json", latest_checkpoint(curriculum)
+    stages: list[dict[str, float]] = read_json(file) if file.exists() else []
+    while len(stages) < 3:
+        if stages:
+            shutil.copyfile(folder / f"stage{len(stages)}.pth", latest)
+        until = _until(stages, seconds)
+        decay_at = stages[1]["epochs"] if len(stages) == 2 else until
+        start = time.process_time()
+        train(
+            {**curriculum, "num_epochs": until, "lr_decay_epochs": decay_at},
+            torch.device("cpu"),
+            load=bool(stages),
+            overwrite=not stages,
+        )
+        stages.append({"epochs": until, "seconds": time.process_time() - start})
+        shutil.copyfile(latest, folder / f"stage{len(stages)}.pth")
+        write_json(file, stages)
+    tasks = len(load_checkpoint(latest)["train_shapes"])
+    per_epoch = min(tasks, curriculum.get("images_per_epoch") or tasks)
+    epochs = stages[-1]["epochs"]
+    return {
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "epochs": epochs,
+        "steps": epochs * -(-per_epoch // curriculum["ScenesPerBatch"]),
+    }
+
+
+def latest_checkpoint(curriculum: Mapping[str, Any]) -> Path:
+    return Path(curriculum["output_dir"], "checkpoints", "latest.pth")
+
+
+def _until(stages: Sequence[Mapping[str, float]], seconds: float) -> int:
+    """The epoch at which the next stage ends, at the pace so far."""
+    if not stages:
+        return FIRST_EPOCHS
+    epochs, spent = stages[-1]["epochs"], sum(stage["seconds"] for stage in stages)
+    goal = DECAY_AT * seconds if len(stages) == 1 else seconds
+    return epochs + max(1, round((goal - spent) * epochs / spent))
+
+
+def kept(
+    curriculum: Mapping[str, Any],
+    seconds: float,
+    only_measuring: tuple[str, ...],
+    measure: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """A run's result from its folder, output_dir; where there is none yet, train and `measure`.
+
+    What is there is used if it came from the same time and keys. Keys that start with one of
+    only_measuring do not matter to the training, which then is not repeated for them.
+    """
+    folder = Path(curriculum["output_dir"])
+    file, marker = folder / "result.json", folder / "settings.json"
+    settings = _settings(curriculum, seconds)
+    if file.exists() and (known := read_json(file))["settings"] == settings:
+        return known
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def of_training(of: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = of["curriculum"].items()
+        return {**of, "curriculum": {n: v for n, v in chosen if not n.startswith(only_measuring)}}
+
+    if marker.exists() and of_training(read_json(marker)) != of_training(settings):
+        shutil.rmtree(folder)  # of another plan
+        folder.mkdir()
+    write_json(marker, settings)
+    with open(folder / "log.txt", "a") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            result = {"settings": settings, **train_for(curriculum, seconds), **measure()}
+    write_json(file, result)
+    return result
+
+
+def _settings(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What a result depends on: the time, and the keys that have not their default value."""
+    keys = keys_of(curriculum)
+    chosen = {name: v for name, v in curriculum.items() if v != keys[name].default}
+    return {"seconds": seconds, "curriculum": chosen}
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
+    """Mean and standard deviation of what each seed gave; None of nothing."""
+    if not values:
+        return None
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "spread": spread}
+
+
+def cell(value: Mapping[str, float] | None, factor: float, digits: int) -> str:
+    """Mean ± spread for a table; the mean alone where there was one seed."""
+    if value is None:
+        return "-"
+    mean, spread = (f"{factor * value[key]:.{digits}f}" for key in ("mean", "spread"))
+    return f"{mean} ± {spread}"
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, for the record."""
+    return {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()

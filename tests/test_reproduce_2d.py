@@ -1,0 +1,52 @@
+"""benchmarks/reproduce_2d.py in miniature, on the embedded digits."""
+
+import json
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import reproduce_2d
+
+PLAN = reproduce_2d.Plan(
+    seconds=0.3,
+    seeds=1,
+    test_images=6,
+    fitted_codes=3,
+    code_steps=3,
+    keys=(("hidden_features", 16), ("latent_features", 8), ("images_per_epoch", 16)),
+)
+
+
+@pytest.mark.slow
+def test_every_method_is_trained_measured_and_pictured(tmp_path, capsys):
+    assert reproduce_2d.reproduce(PLAN, tmp_path / "out", tmp_path / "docs", "embedded") == 0
+    summary = json.loads((tmp_path / "docs" / "reproduce_2d.json").read_text())
+    for mode in ("dense", "levelset"):
+        assert list(summary["modes"][mode]) == list(reproduce_2d.METHODS)
+        for row in summary["modes"][mode].values():
+            assert row["training_steps"] > 3
+            for part in ("test", "rotated", "double", "triple"):
+                assert 0 < row["parts"][part]["absolute_error"]["mean"] < 64
+        assert (tmp_path / "docs" / f"reproduce_2d_{mode}.png").stat().st_size > 1000
+    assert (tmp_path / "docs" / "reproduce_2d_steps.png").stat().st_size > 1000
+    fits = summary["fit_seconds"]["dense"]
+    assert set(fits) == set(reproduce_2d.METHODS)
+    assert (tmp_path / "docs" / "reproduce_2d.md").read_text() in capsys.readouterr().out
+
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.json")}
+    assert len(before) == 3 * 12
+    reproduce_2d.reproduce(PLAN, tmp_path / "out", tmp_path / "docs", "embedded")
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_an_auto_decoder_is_trained_once_for_both_modes():
+    names = [run.name for run in reproduce_2d.runs(seeds=1)]
+    assert len(names) == len(set(names)) == 12
+    assert "autodecoder_hyper_levelset_0" not in names
+    assert reproduce_2d.run_of("autodecoder_hyper", "levelset", 0).measured_modes == (
+        "dense",
+        "levelset",
+    )
