@@ -11,7 +11,7 @@ from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum, whole_numb
 from metasdf.device import DEVICES, choose_device
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import write_results
-from metasdf.plane_evaluation import evaluate, table, write_plane_gallery
+from metasdf.plane_evaluation import evaluate, table, test_parts, write_plane_gallery
 
 CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
 
@@ -35,12 +35,13 @@ def main() -> int:
         raise InputError(f"{options.checkpoint}: was trained on {trained['data']}, not on {data}")
     curriculum |= {name: trained[name] for name, key in KEYS_2D.items() if key.shapes_network}
     model.to(device)
-    result = evaluate(model, curriculum, device, options.steps)
+    test = test_parts(curriculum)
+    result = evaluate(model, curriculum, device, options.steps, test)
     result["checkpoint"], result["curriculum"] = options.checkpoint, curriculum
     write_results(Path(curriculum["output_dir"], "evaluation"), result)
     print(table(result))
     if options.gallery:
-        write_plane_gallery(options.gallery, model, curriculum, device)
+        write_plane_gallery(options.gallery, model, test, device)
     return 1 if result["num_failed"] else 0
 
 
