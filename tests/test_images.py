@@ -129,8 +129,17 @@ def test_auto_falls_back_to_embedded_digits_and_says_so(tmp_path, capsys):
 @pytest.mark.usefixtures("no_internet")
 def test_auto_takes_what_is_in_the_cache(tmp_path, capsys):
     write_idx(tmp_path / "mnist" / f"{TEST}.gz", DIGITS)
+    write_idx(tmp_path / "mnist" / TRAIN, DIGITS[:2])
     assert np.array_equal(load_digits("auto", "test", tmp_path), DIGITS)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("no_internet")
+def test_auto_never_tests_on_other_digits_than_it_trains_on(tmp_path):
+    write_idx(tmp_path / "mnist" / TRAIN, DIGITS)  # and what there is to test on is missing
+    for part in ("train", "test"):
+        expected = load_digits("embedded", part, tmp_path)
+        assert np.array_equal(load_digits("auto", part, tmp_path), expected)
 
 
 def test_auto_takes_what_it_downloads(tmp_path, monkeypatch):

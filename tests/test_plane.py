@@ -27,6 +27,7 @@ CURRICULUM = {
     "query": "held_out",
     "distance": "exact",
     "pixels": None,
+    "query_pixels": None,
     "contour_points": 50,
     "images_per_epoch": None,
     "ScenesPerBatch": 4,
@@ -253,6 +254,20 @@ def test_query_all_has_the_drawn_pixels_as_context_too():
     for i in range(2):
         assert np.array_equal(task["context"][i], task["query"][i])
     assert len(set(pixels_at(task["context"][0], pixel_frame(32, True)))) == 100
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"query": "all"}, {"context_mode": "levelset"}, {"pixels": None}]
+)
+def test_fewer_query_pixels_are_some_of_the_query_beside_the_same_context(options):
+    options = {"pixels": 100, **options}
+    whole = dataset(digit_shapes(), **options).task(0, 0)
+    fewer = dataset(digit_shapes(), query_pixels=20, **options).task(0, 0)
+    for i in range(2):
+        assert np.array_equal(fewer["context"][i], whole["context"][i])
+        assert np.array_equal(fewer["query"][i], whole["query"][i][:20])
+    many = dataset(digit_shapes(), query_pixels=9999, **options).task(0, 0)
+    assert np.array_equal(many["query"][0], whole["query"][0])
 
 
 def test_levelset_context_is_the_contour_with_zeros_and_all_drawn_pixels_are_query():

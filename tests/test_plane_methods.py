@@ -73,13 +73,10 @@ def test_values_stand_at_their_pixels_and_unseen_pixels_are_zero(frame):
     torch.testing.assert_close(image, expected)
 
 
-def test_an_image_seen_whole_is_read_as_it_is():
+def test_an_image_seen_whole_is_read_as_it_is(tmp_path):
     frame = pixel_frame(5, of_digit=False)
     images = np.random.default_rng(0).integers(0, 256, (1, 5, 5, 3), dtype=np.uint8)
-    curriculum = {
-        **{"context_mode": "dense", "query": "all", "pixels": None, "seed": 0},
-        "images_per_epoch": None,
-    }
+    curriculum = plane_curriculum(tmp_path, "cifar", pixels="none")
     x, y = PlaneDataset(images, curriculum).task(0, 0)["context"]
     given = torch.from_numpy(x)[None], torch.from_numpy(y)[None]
     read = ConvolutionalEncoder(frame, 6, values=3).image(given)[0]
