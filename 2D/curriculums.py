@@ -70,7 +70,7 @@ digits_autodecoder_concat = _compare(
 digits_autodecoder_hyper = _compare(
     "autodecoder_hyper", lr=1e-4, train_images=1000, code_steps=200, code_points=512
 )
-digits_cnn_concat = _compare("cnn_concat")
+digits_cnn_concat = _compare("cnn_concat", lr=5e-4)
 digits_cnn_hyper = _compare("cnn_hyper", lr=1e-4)
 digits_set_concat = _compare("set_concat")
 digits_set_hyper = _compare("set_hyper", lr=1e-4)

@@ -212,14 +212,21 @@ class ConvolutionalEncoder(nn.Module):
 
     The context's values are averaged in the pixels that its points fall into; a further channel
     says what share of a pixel's largest count of points has fallen there, so that it also reads
-    contours, where every value is 0. Four convolutions with stride 2, then a linear layer.
+    contours, where every value is 0. Four convolutions with stride 2, then a linear layer. scale:
+    how large values are, which the network sees divided by it.
     """
 
     def __init__(
-        self, frame: PixelFrame, latent_features: int, width: int = 32, values: int = 1
+        self,
+        frame: PixelFrame,
+        latent_features: int,
+        width: int = 32,
+        values: int = 1,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.frame = frame
+        self.scale = scale
         self.latent_features = latent_features
         layers: list[nn.Module] = []
         channels, side = values + 1, frame.pixels
@@ -232,7 +239,7 @@ class ConvolutionalEncoder(nn.Module):
         initialise_he(self)
 
     def image(self, context: tuple[Tensor, Tensor]) -> Tensor:
-        """(x [T, N, 2], y [T, N, c]) -> [T, c + 1, pixels, pixels]: mean values, then counts."""
+        """(x [T, N, 2], y [T, N, c]) -> mean values, then counts: [T, c + 1, pixels, pixels]."""
         x, y = context
         n = self.frame.pixels
         # Half way between pixels, as contours are, always the later one: to the nearest even one,
@@ -240,7 +247,7 @@ class ConvolutionalEncoder(nn.Module):
         position = (x - self.frame.start) / self.frame.spacing + 0.5
         position = position.floor().long().clamp(0, n - 1)
         index = (position[..., 0] * n + position[..., 1]).unsqueeze(-1)
-        given = torch.cat([y, torch.ones_like(y[..., :1])], dim=-1)
+        given = torch.cat([y / self.scale, torch.ones_like(y[..., :1])], dim=-1)
         sums = given.new_zeros(len(x), n * n, given.shape[-1])
         sums.scatter_add_(1, index.expand_as(given), given)
         counts = sums[..., -1:]

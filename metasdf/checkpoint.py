@@ -27,6 +27,7 @@ from metasdf.networks import CoordinateNetwork
 from metasdf.plane import DIGIT_PIXELS, pixel_frame
 
 FORMAT = 1
+DISTANCE_SCALE = 0.1  # how large the distances of a digit's field are, in widths
 
 
 def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
@@ -70,6 +71,7 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
             pixel_frame(curriculum["image_size"] if photographs else DIGIT_PIXELS, not photographs),
             latent_features,
             values=_values(curriculum),
+            scale=1.0 if photographs else DISTANCE_SCALE,
         )
     return EncoderSDF(read, decoder, loss)
 
