@@ -242,7 +242,10 @@ class ConvolutionalEncoder(nn.Module):
         """(x [T, N, 2], y [T, N, c]) -> mean values, then counts: [T, c + 1, pixels, pixels]."""
         x, y = context
         n = self.frame.pixels
-        position = ((x - self.frame.start) / self.frame.spacing).round().long().clamp(0, n - 1)
+        # Half way between pixels, as contours are, always the later one: to the nearest even one,
+        # as round() goes, two contours could look the same.
+        position = (x - self.frame.start) / self.frame.spacing + 0.5
+        position = position.floor().long().clamp(0, n - 1)
         index = (position[..., 0] * n + position[..., 1]).unsqueeze(-1)
         given = torch.cat([y / self.scale, torch.ones_like(y[..., :1])], dim=-1)
         sums = given.new_zeros(len(x), n * n, given.shape[-1])

@@ -91,8 +91,6 @@ def _build_loss(curriculum: Mapping[str, Any]) -> DistanceLoss | CompositeLoss:
         return build_loss(mode, clamp, curriculum.get("outer_loss", "l1"))
     if mode == "multitask" or clamp is not None:
         raise InputError("training_mode, clamp: photographs take l1 or l2, without clamp")
-    if curriculum["context_mode"] == "levelset":
-        raise InputError("context_mode: a photograph has no contour; use dense")
     return ColourLoss(mode, curriculum["outer_loss"])
 
 
@@ -175,6 +173,13 @@ def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {name: saved.get(name, key.default) for name, key in keys_of(saved).items()}
 
 
+def check_kind(path: str | os.PathLike, trained: Mapping[str, Any], want_2d: bool) -> None:
+    """InputError if a checkpoint's curriculum is one of 2D and ought to be of 3D, or vice versa."""
+    if is_2d(trained) != want_2d:
+        kind, other = ("3D", "2D") if want_2d else ("2D", "3D")
+        raise InputError(f"{path}: was trained on a curriculum of {kind}, not of {other}")
+
+
 def check_continues(
     path: Path, state: Mapping[str, Any], wanted: Mapping[str, Any], shapes: Sequence[str]
 ) -> None:
@@ -183,14 +188,16 @@ def check_continues(
     shapes: names of the training shapes; an auto-decoder has a latent code for each.
     """
     saved = _with_defaults(state["curriculum"])
+    check_kind(path, saved, want_2d=is_2d(wanted))
     for name, key in keys_of(wanted).items():
         if key.shapes_network and saved[name] != wanted[name]:
             raise InputError(
                 f"{path}: was trained with {name} = {saved[name]!r}, not {wanted[name]!r}; "
                 f"use the same value, or another output_dir for a new model"
             )
-    if wanted["method"] == "autodecoder" and state["train_shapes"] != list(shapes):
+    if wanted["method"].startswith("autodecoder") and state["train_shapes"] != list(shapes):
+        same = "data_source and train_images" if is_2d(wanted) else "train_split and data"
         raise InputError(
             f"{path}: has latent codes for other training shapes than those that are usable now; "
-            f"use the same train_split and data, or another output_dir for a new model"
+            f"use the same {same}, or another output_dir for a new model"
         )

@@ -117,7 +117,9 @@ _IMAGES: dict[str, Key] = {
         "cache, else a download, else embedded",
     ),
     "cache": Key(str, REQUIRED, "folder that downloads are kept in", is_path=True),
-    "image_size": Key(int, 32, "photographs: width and height in pixels", minimum=2),
+    "image_size": Key(
+        int, 32, "photographs: width and height in pixels", minimum=2, shapes_network=True
+    ),
     "distance": Key(
         str,
         "exact",

@@ -103,6 +103,8 @@ def load_images(curriculum: Mapping[str, Any], part: str) -> tuple[np.ndarray, i
     """
     source, cache = curriculum["data_source"], curriculum["cache"]
     if curriculum["data"] == "photographs":
+        if curriculum["context_mode"] == "levelset":
+            raise InputError("context_mode: a photograph has no contour; use dense")
         images, failed = load_photographs(source, part, cache, curriculum["image_size"])
         return images if part == "train" else images[: curriculum["test_images"]], failed
     digits = load_digits(source, "train" if part == "train" else "test", cache)

@@ -50,6 +50,14 @@ def test_data(curriculum: Mapping[str, Any], part: str) -> tuple[PlaneDataset, i
     return PlaneDataset(images, whole, TEST), left_out
 
 
+Parts = Mapping[str, tuple[PlaneDataset, int]]
+
+
+def test_parts(curriculum: Mapping[str, Any]) -> Parts:
+    """`test_data` of every part."""
+    return {part: test_data(curriculum, part) for part in parts_of(curriculum)}
+
+
 def errors(
     model: Method, prediction: Tensor, target: Tensor, pixels: int
 ) -> dict[str, list[float]]:
@@ -69,21 +77,26 @@ def errors(
 
 
 def evaluate(
-    model: Method, curriculum: Mapping[str, Any], device: torch.device, steps: int | None = None
+    model: Method,
+    curriculum: Mapping[str, Any],
+    device: torch.device,
+    steps: int | None = None,
+    test: Parts | None = None,
 ) -> dict[str, Any]:
     """Fit and measure the test images of a complete 2D curriculum.
 
-    steps: steps of the fit (None: as many as in training; an auto-decoder: code_steps). The result
-    has "parts", statistics by part and measure; "shapes", a row per image; the median "fit_seconds"
-    of one image alone, per part; and of photographs the mean "psnr_by_step".
+    steps: steps of the fit (None: as many as in training; an auto-decoder: code_steps). test: the
+    images, where they are loaded already. The result has "parts", statistics by part and measure;
+    "shapes", a row per image; the median "fit_seconds" of one image alone, per part; and of
+    photographs the mean "psnr_by_step".
     """
     model.eval()
     rows: list[dict[str, Any]] = []
     parts: dict[str, Any] = {}
     fit_seconds: dict[str, float] = {}
     left_out = 0
-    for part in parts_of(curriculum):
-        data, unusable = test_data(curriculum, part)
+    test = test or test_parts(curriculum)
+    for part, (data, unusable) in test.items():
         left_out += unusable
         of_part = measure_part(model, data, device, steps, part)
         parts[part] = {
@@ -101,7 +114,9 @@ def evaluate(
         "num_failed": left_out,
         "parts": parts,
         "fit_seconds": fit_seconds,
-        "psnr_by_step": psnr_by_step(model, curriculum, device, steps) if key == "psnr" else None,
+        "psnr_by_step": psnr_by_step(model, test["test"][0], device, steps)
+        if key == "psnr"
+        else None,
         "worst": [row["shape"] for row in worst[:WORST]],
         "shapes": rows,
     }
@@ -139,10 +154,9 @@ def time_fit(model: Method, data: PlaneDataset, device: torch.device, steps: int
 
 @torch.no_grad()
 def psnr_by_step(
-    model: Method, curriculum: Mapping[str, Any], device: torch.device, steps: int | None
+    model: Method, data: PlaneDataset, device: torch.device, steps: int | None
 ) -> list[float]:
-    """Mean PSNR of the test images after 0, 1, ... steps."""
-    data, _ = test_data(curriculum, "test")
+    """Mean PSNR of the images after 0, 1, ... steps."""
     return [
         float(np.mean([row["psnr"] for row in measure_part(model, data, device, k, f"step {k}")]))
         for k in shown_steps(model, steps)
@@ -222,16 +236,11 @@ def truth(data: PlaneDataset, index: int) -> np.ndarray:
 
 
 def write_plane_gallery(
-    path: str | os.PathLike,
-    model: Method,
-    curriculum: Mapping[str, Any],
-    device: torch.device,
-    images: int = 3,
+    path: str | os.PathLike, model: Method, test: Parts, device: torch.device, images: int = 3
 ) -> None:
     """Draw a few images of every part: initialisation, each step, truth."""
     rows = []
-    for part in parts_of(curriculum):
-        data, _ = test_data(curriculum, part)
+    for part, (data, _) in test.items():
         index = range(min(images, data.length))
         rows += [adaptation_row(model, data, i, device, f"{part} {i}") for i in index]
     write_grid(path, rows)

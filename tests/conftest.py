@@ -1,7 +1,9 @@
 """Paths and data shared by the tests."""
 
+import gzip
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 import trimesh
 
-from metasdf.curriculum import CommandLine, load_curriculum
+from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum
 from metasdf.preprocessing import write_normalisation, write_points, write_sdf_samples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,10 +28,16 @@ def shared(*parts: str) -> Path:
     return path
 
 
-def run_script(script: str, *arguments: object, cwd: Path | None = None, check: bool = True):
-    """Run a script of 3D/scripts as a user would; its output as text."""
+def run_script(
+    script: str,
+    *arguments: object,
+    cwd: Path | None = None,
+    check: bool = True,
+    experiments: str = "3D",
+):
+    """Run a script of 3D/scripts or 2D/scripts as a user would; its output as text."""
     result = subprocess.run(
-        [sys.executable, str(ROOT / "3D" / "scripts" / script), *map(str, arguments)],
+        [sys.executable, str(ROOT / experiments / "scripts" / script), *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -39,6 +47,14 @@ def run_script(script: str, *arguments: object, cwd: Path | None = None, check: 
     if check:
         assert result.returncode == 0, result.stdout + result.stderr
     return result
+
+
+def run_here(script: str, *arguments: object, monkeypatch, experiments: str = "3D") -> int:
+    """Run a script in this process, which saves the seconds that importing torch takes."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / experiments / "scripts" / script), run_name="__main__")
+    return caught.value.code or 0
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +133,47 @@ def sphere_curriculum(spheres: Path, output: Path, **overrides: object) -> dict:
 
 def icosphere(radius: float) -> trimesh.Trimesh:
     return trimesh.creation.icosphere(subdivisions=4, radius=radius)
+
+
+def write_idx(path: Path, images: np.ndarray) -> None:
+    """Images (n, height, width) uint8 in MNIST's format, gzipped if the name says so."""
+    content = b"\0\0\x08\x03" + np.array(images.shape, ">u4").tobytes() + images.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def plane_arguments(output: Path, **overrides: object) -> list[str]:
+    """Command-line overrides that make any curriculum of 2D a tiny one on embedded images."""
+    keys = {
+        "data_source": "embedded",
+        "cache": output / "cache",
+        "output_dir": output,
+        "network": "relu",
+        "hidden_layers": 1,
+        "hidden_features": 32,
+        "latent_features": 8,
+        "lr_type": "per_parameter",
+        "init_lr": 1e-2,
+        "lr": 1e-3,
+        "num_meta_steps": 3,
+        "pixels": 256,
+        "contour_points": 64,
+        "train_images": 64,
+        "val_images": 4,
+        "test_images": 8,
+        "images_per_epoch": 32,
+        "ScenesPerBatch": 8,
+        "num_epochs": 2,
+        "code_steps": 20,
+        "code_points": 128,
+        **overrides,
+    }
+    return [text for key, value in keys.items() for text in (f"--{key}", str(value))]
+
+
+def plane_curriculum(output: Path, name: str = "mnist", **overrides: object) -> dict:
+    """The complete curriculum of `plane_arguments`."""
+    parser = CommandLine()
+    parser.add_curriculum_keys(KEYS_2D)
+    options = parser.parse(plane_arguments(output, **overrides))
+    return load_curriculum(ROOT / "2D" / "curriculums.py", name, parser.overrides(options))

@@ -2,11 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio
 
 from metasdf.errors import InputError
-from metasdf.losses import CompositeLoss, DistanceLoss, build_loss, misclassified_percentage
+from metasdf.losses import (
+    ColourLoss,
+    CompositeLoss,
+    DistanceLoss,
+    build_loss,
+    misclassified_percentage,
+    psnr,
+)
 
 
 def test_inner_distance_losses_average_over_points_per_task():
@@ -75,3 +84,44 @@ def test_misclassified_percentage_counts_wrong_signs():
 def test_an_unknown_training_mode_is_an_input_error():
     with pytest.raises(InputError, match="choose one of multitask, l1, l2"):
         build_loss("l3")
+
+
+# Colours
+
+
+def test_colour_losses_average_over_points_and_channels():
+    prediction = torch.tensor([[[0.0, 0.0, 0.6], [0.3, 0.0, 0.0]], [[0.0] * 3, [-0.9, 0.9, 0.0]]])
+    target = torch.zeros(2, 2, 3)
+    loss = ColourLoss("l2", "l2")
+    assert loss.out_features == 3
+    assert loss.inner(prediction, target).tolist() == pytest.approx([0.45 / 6, 1.62 / 6])
+    assert loss.outer(prediction, target).item() == pytest.approx(2.07 / 12)
+    loss = ColourLoss("l1", "l1")
+    assert loss.inner(prediction, target).tolist() == pytest.approx([0.9 / 6, 1.8 / 6])
+    assert loss.outer(prediction, target).item() == pytest.approx(2.7 / 12)
+
+
+def test_psnr_is_that_of_each_task_averaged_with_colours_as_they_can_be_shown():
+    target = torch.tensor([[[1.0, -1.0, 0.0]], [[0.5, 0.5, 0.5]]])
+    prediction = torch.tensor([[[7.0, -1.5, 0.3]], [[0.3, 0.7, 0.5]]])  # shown as 1, -1, 0.3
+    by_hand = [10 * math.log10(4 / (0.09 / 3)), 10 * math.log10(4 / (0.08 / 3))]
+    assert psnr(prediction, target).item() == pytest.approx(sum(by_hand) / 2, rel=1e-5)
+    assert psnr(prediction[:1], target[:1]).item() == pytest.approx(by_hand[0], rel=1e-5)
+    assert math.isfinite(psnr(target, target).item())
+
+
+def test_psnr_is_that_of_eight_bit_images():
+    rng = np.random.default_rng(0)
+    image, other = rng.integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
+    theirs = peak_signal_noise_ratio(image, other, data_range=255)
+    colours = [torch.from_numpy(i.reshape(1, -1, 3) / 127.5 - 1) for i in (other, image)]
+    assert psnr(*colours).item() == pytest.approx(theirs, rel=1e-6)
+
+
+def test_every_loss_says_how_predictions_are_scored():
+    x, y = torch.tensor([[[0.5], [-0.5]]]), torch.tensor([[[0.5], [0.5]]])
+    assert build_loss("l1").score.of(x, y).item() == 50
+    assert build_loss("multitask").score.unit == "% misclassified"
+    score = ColourLoss().score
+    assert (score.name, score.unit) == ("PSNR", "dB PSNR")
+    assert score.of(x, y) == psnr(x, y)

@@ -1,21 +1,10 @@
 """The commands, as a user types them."""
 
 import json
-import runpy
-import sys
 
 import pytest
 
-from conftest import ROOT, run_script, sphere_arguments
-
-
-def run_here(script, *arguments, monkeypatch):
-    """Run a script in this process, which saves the seconds that importing torch takes."""
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(ROOT / "3D" / "scripts" / script), run_name="__main__")
-    return caught.value.code or 0
-
+from conftest import ROOT, run_here, run_script, sphere_arguments
 
 SCRIPTS = ("run_train.py", "run_reconstruct.py", "run_eval.py", "preprocess.py")
 

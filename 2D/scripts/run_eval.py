@@ -6,12 +6,12 @@ table and writes evaluation.json and evaluation.csv into <output_dir>/evaluation
 
 from pathlib import Path
 
-from metasdf.checkpoint import load_model
-from metasdf.curriculum import KEYS_2D, CommandLine, is_2d, load_curriculum, whole_number
+from metasdf.checkpoint import check_kind, load_model
+from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum, whole_number
 from metasdf.device import DEVICES, choose_device
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import write_results
-from metasdf.plane_evaluation import evaluate, table, write_plane_gallery
+from metasdf.plane_evaluation import evaluate, table, test_parts, write_plane_gallery
 
 CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
 
@@ -30,16 +30,18 @@ def main() -> int:
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, parser.overrides(options))
     device = choose_device(options.device)
     model, trained = load_model(options.checkpoint)
-    if not is_2d(trained):
-        raise InputError(f"{options.checkpoint}: is of a 3D curriculum; use 3D/scripts")
+    check_kind(options.checkpoint, trained, want_2d=True)
+    if (data := curriculum["data"]) != trained["data"]:
+        raise InputError(f"{options.checkpoint}: was trained on {trained['data']}, not on {data}")
     curriculum |= {name: trained[name] for name, key in KEYS_2D.items() if key.shapes_network}
     model.to(device)
-    result = evaluate(model, curriculum, device, options.steps)
+    test = test_parts(curriculum)
+    result = evaluate(model, curriculum, device, options.steps, test)
     result["checkpoint"], result["curriculum"] = options.checkpoint, curriculum
     write_results(Path(curriculum["output_dir"], "evaluation"), result)
     print(table(result))
     if options.gallery:
-        write_plane_gallery(options.gallery, model, curriculum, device)
+        write_plane_gallery(options.gallery, model, test, device)
     return 1 if result["num_failed"] else 0
 
 

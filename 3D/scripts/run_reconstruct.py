@@ -9,7 +9,7 @@ The network comes from the checkpoint; data, context and resolution from the cur
 
 from pathlib import Path
 
-from metasdf.checkpoint import load_model
+from metasdf.checkpoint import check_kind, load_model
 from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
 from metasdf.device import DEVICES, choose_device
 from metasdf.errors import run_command
@@ -54,6 +54,7 @@ def main() -> int:
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, overrides)
     device = choose_device(options.device)
     model, trained = load_model(options.checkpoint)
+    check_kind(options.checkpoint, trained, want_2d=False)
     curriculum |= {name: trained[name] for name, key in KEYS.items() if key.shapes_network}
     curriculum["train_split"] = trained["train_split"]  # whose nearest shape is a yardstick
     trained_mode = trained["context_mode"]
