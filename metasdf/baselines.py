@@ -112,14 +112,17 @@ class Concatenation(ConditionedNetwork):
 
     A first layer on (x, code) is W x + V code + b, and V code is the same at every x. So it is
     added to the bias, once per shape: the same function for less work, and with a positional
-    encoding only the coordinates are encoded.
+    encoding only the coordinates are encoded. scale: V starts that much smaller than PyTorch's
+    default, for encoders whose codes would drown the coordinates at first.
     """
 
-    def __init__(self, network: nn.Module, latent_features: int) -> None:
+    def __init__(self, network: nn.Module, latent_features: int, scale: float = 1.0) -> None:
         super().__init__(network)
         self._bias = next(name for name in meta_parameters(network) if name.endswith("bias"))
         width = len(meta_parameters(network)[self._bias])
         self.first = nn.Linear(latent_features, width, bias=False)
+        with torch.no_grad():
+            self.first.weight *= scale
 
     def condition(self, code: Tensor) -> Params:
         params = OrderedDict(

@@ -27,6 +27,7 @@ from metasdf.networks import CoordinateNetwork
 from metasdf.plane import DIGIT_PIXELS, pixel_frame
 
 FORMAT = 1
+ENCODED_SCALE = 0.1  # of an encoder's code in a digit's field at first
 DISTANCE_SCALE = 0.1  # how large the distances of a digit's field are, in widths
 
 
@@ -124,8 +125,10 @@ def _build_decoder(
             dropout=curriculum["dropout"],
         )
     network = _build_network(curriculum, out_features)
-    kind = Hypernetwork if conditioning == "hyper" else Concatenation
-    return kind(network, latent_features)
+    if conditioning == "hyper":
+        return Hypernetwork(network, latent_features)
+    drowns = is_2d(curriculum) and curriculum["method"] != "autodecoder_concat"
+    return Concatenation(network, latent_features, ENCODED_SCALE if drowns else 1.0)
 
 
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
