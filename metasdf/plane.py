@@ -123,10 +123,13 @@ def load_images(curriculum: Mapping[str, Any], part: str) -> tuple[np.ndarray, i
 def split_images(
     curriculum: Mapping[str, Any], images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `train_images` of them to train on, the last `val_images` to validate on."""
-    held_out = curriculum["val_images"]
-    if held_out >= len(images):
-        raise InputError(f"val_images: {held_out} leaves none of {len(images)} images to train on")
+    """The first `train_images` of them to train on, the last `val_images` to validate on.
+
+    Of few images half are to validate on; a single one serves for both.
+    """
+    if len(images) == 1:
+        return images, images
+    held_out = min(curriculum["val_images"], len(images) // 2)
     return images[:-held_out][: curriculum["train_images"]], images[-held_out:]
 
 
