@@ -61,7 +61,6 @@ DATASETS = {
 }
 CLASSES = ("tables", "chairs")
 MODES = ("dense", "levelset")
-OF_MODE = {("metasdf", "levelset"): {"lr": 1e-3}}  # twice its curriculum's; dense wants less
 WITH_PARTIAL = ("metasdf", "autodecoder")  # from partial contexts too, with the first seed
 
 RECONSTRUCTION_KEYS = (
@@ -171,7 +170,6 @@ def curriculum_of(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
         "resolution": plan.resolution,
         "code_steps": plan.code_steps,
         "validate_every": 10**6,  # at the end of each stage only
-        **OF_MODE.get((run.method, run.context_mode), {}),
         **dict(plan.keys),
     }
     return load_curriculum(CURRICULUMS, f"compare_{run.method}", keys)
