@@ -61,7 +61,13 @@ def _compare(method, **values):
     }
 
 
-digits_metasdf = _compare("metasdf", lr_type="per_parameter", ScenesPerBatch=8, pixels=512)
+digits_metasdf = _compare(
+    "metasdf",
+    lr_type="per_parameter",
+    ScenesPerBatch=4,  # in the same time many small steps do better
+    pixels=512,
+    query_pixels=256,
+)
 digits_autodecoder_concat = _compare(
     "autodecoder_concat", train_images=1000, code_steps=200, code_points=512
 )
