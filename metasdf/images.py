@@ -42,7 +42,7 @@ PHOTOGRAPHS = {  # of scikit-image: names to train on and to test on
     "test": ("coffee", "hubble_deep_field"),
 }
 CROPS = {"train": 400, "test": 100}  # from each embedded photograph
-LONGEST_HELD_OUT = 0.1  # share of a folder's images that are kept to test on
+HELD_OUT_SHARE = 0.1  # share of a folder's images that are kept to test on
 
 
 # Digits
@@ -147,7 +147,7 @@ def _folder(folder: Path, part: str, size: int) -> tuple[np.ndarray, int]:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
     if len(files) < 2:
         raise InputError(f"{folder}: holds {len(files)} images; needs one to train, one to test on")
-    every = min(len(files), round(1 / LONGEST_HELD_OUT))
+    every = min(len(files), round(1 / HELD_OUT_SHARE))
     held_out = files[every - 1 :: every]
     chosen = held_out if part == "test" else [f for f in files if f not in set(held_out)]
     images, failed = [], 0
