@@ -43,7 +43,8 @@ SETTINGS = {
     "cifar_relu": "ReLU, ours",
 }
 SHOWN = ("network", "lr", "init_lr", "ScenesPerBatch")
-PICTURED = 5
+PICTURED = {"cifar": "ours", "cifar_original": "original's"}
+PICTURES = 5  # photographs of each of these
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,12 @@ def compare(
         results = tqdm(results, total=len(SETTINGS), desc="comparing", unit="run", disable=None)
         runs = dict(zip(SETTINGS, results, strict=True))
     rows = []
-    for name in ("cifar", "cifar_original"):
+    for name, label in PICTURED.items():
         curriculum = curriculum_of(name, plan, output, source)
         model, _ = load_model(latest_checkpoint(curriculum))
         data, _ = test_data(curriculum, "test")
-        label = SETTINGS[name].split(", ")[1]
-        rows += [
-            adaptation_row(model, data, i, CPU, label) for i in range(min(PICTURED, data.length))
-        ]
+        index = range(min(PICTURES, data.length))
+        rows += [adaptation_row(model, data, i, CPU, label) for i in index]
     write_grid(docs / "photographs.png", rows)
     for name, run in runs.items():
         curriculum = curriculum_of(name, plan, output, source)
