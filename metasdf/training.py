@@ -227,7 +227,7 @@ def train_in_memory(
 ) -> tuple[Method, list[float]]:
     """Train as `train` does, but write no files: the model, for evaluation, and each step's loss.
 
-    For notebooks and trials. Prints a line an epoch.
+    For notebooks and trials. Prints how it goes, some ten lines.
     """
     data, _, shapes, _ = (plane_data if is_2d(curriculum) else shape_data)(curriculum)
     torch.manual_seed(curriculum["seed"])
@@ -240,6 +240,8 @@ def train_in_memory(
         for batch in data.batches(epoch):
             batch = to_device(batch, device)
             losses.append(outer_step(model, optimizer, batch, curriculum["gradient_clip"])[0])
-        mean = np.mean(losses[-data.batches_per_epoch :])
-        print(f"epoch {epoch + 1} of {curriculum['num_epochs']}: mean loss {mean:.4g}", flush=True)
+        done, last = epoch + 1, curriculum["num_epochs"]
+        if done % -(-last // 10) == 0 or done == last:
+            mean = np.mean(losses[-data.batches_per_epoch :])
+            print(f"epoch {done} of {last}, step {len(losses)}: mean loss {mean:.4g}", flush=True)
     return model.eval(), losses
