@@ -5,13 +5,14 @@
 #                   minutes on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
 #                   on real shapes, the Princeton Shape Benchmark
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
+# make notebook   set up, then run MetaSDF.ipynb and store its outputs in it, about 6 minutes
 # make setup  only .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 
-.PHONY: setup tables demo test bench compare-3d ablations clean
+.PHONY: setup tables demo test bench compare-3d ablations notebook clean
 
 setup: .venv/ready
 
@@ -49,6 +50,9 @@ compare-3d: setup
 
 ablations: tables
 	$(BIN)/python benchmarks/ablations.py
+
+notebook: setup
+	$(BIN)/python tests/test_notebook.py
 
 clean:
 	rm -rf .venv output

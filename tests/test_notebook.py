@@ -42,6 +42,7 @@ def execute(folder: str | os.PathLike) -> nbformat.NotebookNode:
         timeout=TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
