@@ -8,13 +8,14 @@
 #                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded;
 #                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
+# make notebook   set up, then run MetaSDF.ipynb and store its outputs in it, about 6 minutes
 # make setup  only .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 
-.PHONY: setup tables demo test bench compare-3d reproduce-2d ablations clean
+.PHONY: setup tables demo test bench compare-3d reproduce-2d ablations notebook clean
 
 setup: .venv/ready
 
@@ -58,6 +59,9 @@ reproduce-2d: setup
 
 ablations: tables
 	$(BIN)/python benchmarks/ablations.py
+
+notebook: setup
+	$(BIN)/python tests/test_notebook.py
 
 clean:
 	rm -rf .venv output

@@ -5,7 +5,7 @@ The same loop trains the methods MetaSDF is compared with: see `Method.outer_los
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,18 @@ def usable_split(curriculum: Mapping[str, Any], key: str) -> tuple[list, int]:
     return samples, len(problems)
 
 
+def begin_epoch(
+    optimizer: torch.optim.Optimizer,
+    start_step_sizes: Sequence[float],
+    curriculum: Mapping[str, Any],
+    epoch: int,
+) -> None:
+    """Set random state and step sizes, so that an epoch is the same in a resumed run."""
+    torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
+    for group, start in zip(optimizer.param_groups, start_step_sizes, strict=True):
+        group["lr"] = start * decay(curriculum, epoch)
+
+
 Data = tuple[TaskDataset, TaskDataset, list[str], int]
 
 
@@ -167,9 +179,7 @@ def train(
     log = SummaryWriter(Path(curriculum["output_dir"], "tensorboard"), purge_step=step)
     with log, progress:
         for epoch in epochs:
-            torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
-            for group, start in zip(optimizer.param_groups, start_step_sizes, strict=True):
-                group["lr"] = start * decay(curriculum, epoch)
+            begin_epoch(optimizer, start_step_sizes, curriculum, epoch)
             losses = []
             for batch in train_data.batches(epoch):
                 loss, score = outer_step(
@@ -210,3 +220,28 @@ def train(
     else:
         print(f"trained {curriculum['num_epochs']} epochs, {step} steps: {latest}")
     return left_out
+
+
+def train_in_memory(
+    curriculum: Mapping[str, Any], device: torch.device
+) -> tuple[Method, list[float]]:
+    """Train as `train` does, but write no files: the model, for evaluation, and each step's loss.
+
+    For notebooks and trials. Prints how it goes, some ten lines.
+    """
+    data, _, shapes, _ = (plane_data if is_2d(curriculum) else shape_data)(curriculum)
+    torch.manual_seed(curriculum["seed"])
+    model = build_model(curriculum, len(shapes)).to(device)
+    optimizer = torch.optim.Adam(model.parameter_groups(curriculum["lr"], curriculum["code_lr"]))
+    start_step_sizes = [group["lr"] for group in optimizer.param_groups]
+    losses: list[float] = []
+    for epoch in range(curriculum["num_epochs"]):
+        begin_epoch(optimizer, start_step_sizes, curriculum, epoch)
+        for batch in data.batches(epoch):
+            batch = to_device(batch, device)
+            losses.append(outer_step(model, optimizer, batch, curriculum["gradient_clip"])[0])
+        done, last = epoch + 1, curriculum["num_epochs"]
+        if done % -(-last // 10) == 0 or done == last:
+            mean = np.mean(losses[-data.batches_per_epoch :])
+            print(f"epoch {done} of {last}, step {len(losses)}: mean loss {mean:.4g}", flush=True)
+    return model.eval(), losses

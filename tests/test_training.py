@@ -16,7 +16,14 @@ from metasdf.checkpoint import build_model, load_checkpoint, load_model, save_ch
 from metasdf.curriculum import METHODS
 from metasdf.data import SDFDataset, stack
 from metasdf.errors import InputError
-from metasdf.training import decay, outer_step, train, usable_split, validate
+from metasdf.training import (
+    decay,
+    outer_step,
+    train,
+    train_in_memory,
+    usable_split,
+    validate,
+)
 
 CPU = torch.device("cpu")
 
@@ -43,6 +50,17 @@ def test_training_learns_spheres_it_has_not_seen(spheres, tmp_path):
     assert after < 0.6 * before
     assert wrong_after < 0.5 * wrong_before
     assert wrong_after < 8
+
+
+def test_training_in_memory_gives_the_same_weights_and_writes_nothing(spheres, tmp_path, capsys):
+    options = curriculum(spheres, tmp_path / "out", num_epochs=3, lr_decay_epochs=2)
+    model, losses = train_in_memory(options, CPU)
+    assert not (tmp_path / "out").exists()
+    assert not model.training
+    assert len(losses) == 3 * 2
+    assert "epoch 3 of 3, step 6: mean loss" in capsys.readouterr().out
+    train(options, CPU)
+    assert_same(model.state_dict(), weights(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("method", METHODS)
