@@ -81,7 +81,7 @@ def checked_mesh(
 ) -> trimesh.Trimesh:
     """What `load_mesh` makes of the geometry of the file `path`."""
     if len(faces) == 0:
-        raise InputError(f"{path}: has no faces; a surface is needed, not points or lines")
+        raise InputError(f"{path}: has no faces: it is damaged, or holds only points or lines")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise InputError(f"{path}: a face names a vertex that is not there; export the file again")
     if not np.isfinite(vertices[_used(vertices, faces)]).all():

@@ -68,11 +68,11 @@ CASES = {
     "far away.obj": (scaled(1.0, 1e9), "float32"),
     "Ünï çödé 飛行機.obj": (TETRAHEDRON, None),
     "latin-1 names.obj": (b"# M\xfcller\ng K\xf6rper\n" + TETRAHEDRON.encode(), None),
-    "truncated.stl": (export(BALL, "stl")[:2000], "cannot be read"),
+    "truncated.stl": (export(BALL, "stl")[:2000], "cannot be read|is damaged"),
     "truncated.ply": (export(BALL, "ply")[:3000], "cannot be read|no faces|not there"),
     "truncated.glb": (export(BALL, "glb")[:2000], "cannot be read"),
     "truncated.off": (export(BALL, "off")[:2000], "cannot be read"),
-    "false count.stl": (binary_stl(2**31, b"\0" * 50), "cannot be read"),
+    "false count.stl": (binary_stl(2**31, b"\0" * 50), "cannot be read|is damaged"),
     "missing vertex.obj": (TETRAHEDRON.replace("f 1 2 3", "f 1 2 9"), "not there|cannot be read"),
     "of another kind.ply": (TETRAHEDRON, "cannot be read"),
     "quadrilaterals.off": (
