@@ -20,15 +20,24 @@ os.environ.update(IGL_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS
 
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import princeton
 import torch
-from timed import cell, kept, latest_checkpoint, machine, over_seeds
+from timed import (
+    NAMES,
+    cell,
+    fits_in_turns,
+    kept,
+    latest_checkpoint,
+    machine,
+    over_seeds,
+    side_by_side,
+    write_docs,
+)
 from tqdm import tqdm
 
 from metasdf import preprocessing
@@ -37,24 +46,19 @@ from metasdf.curriculum import CommandLine, load_curriculum, whole_number
 from metasdf.data import Samples, ShapeName, read_split, write_split
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import CONVENTION, DEFINITIONS, NearestShape, evaluate_folder
-from metasdf.files import atomic_path, read_json, write_json
+from metasdf.files import read_json, write_json
 from metasdf.gallery import PIXELS, TRUTH_COLOUR, mesh_picture, short, truth_picture, write_grid
 from metasdf.mesh import UNIT_BALL, render_points
 from metasdf.method import Method
 from metasdf.preprocessing import PARTIAL_SAMPLES, USUAL_OUTPUTS
-from metasdf.reconstruction import fit, held_out_task, reconstruct_split
+from metasdf.reconstruction import held_out_task, reconstruct_split
 from metasdf.shapes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 CURRICULUMS = ROOT / "3D" / "curriculums.py"
 CPU = torch.device("cpu")
 
-METHODS = {
-    "metasdf": "MetaSDF",
-    "autodecoder": "auto-decoder",
-    "set_concat": "set encoder, concatenation",
-    "set_hyper": "set encoder, hypernetwork",
-}
+METHODS = {m: NAMES[m] for m in ("metasdf", "autodecoder", "set_concat", "set_hyper")}
 DATASETS = {
     "procedural": "Procedural tables and chairs",
     "princeton": "Fighter jets and tables of the Princeton Shape Benchmark",
@@ -71,7 +75,7 @@ RECONSTRUCTION_KEYS = (
     "context_noise",
     "resolution",
 )
-TIMED_SHAPES, TIMED_REPEATS = 5, 3
+TIMED_SHAPES = 5
 PICTURED = 3  # test shapes of each class
 
 
@@ -234,17 +238,13 @@ def fit_seconds(plan: Plan, output: Path) -> dict[str, dict[str, float]]:
         curriculums[method] = curriculum_of(Run("procedural", method, "dense", 0), plan, output)
         models[method], _ = load_model(latest_checkpoint(curriculums[method]))
     shapes = read_split(curriculums["metasdf"]["test_split"])[:TIMED_SHAPES]
-    result: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
+    steps = {method: of["reconstruction_steps"] for method, of in curriculums.items()}
+    result = {}
     for mode in MODES:
-        times: dict[str, list[float]] = {method: [] for method in METHODS}
-        for shape in shapes:
-            # The contexts of all methods have the same keys and seed.
-            task = held_out_task({**curriculums["metasdf"], "context_mode": mode}, shape, CPU)
-            for _ in range(TIMED_REPEATS):
-                for method, curriculum in curriculums.items():
-                    steps = curriculum["reconstruction_steps"]
-                    times[method].append(fit(models[method], task["context"], steps, CPU)[1])
-        result[mode] = {method: statistics.median(values) for method, values in times.items()}
+        # The contexts of all methods have the same keys and seed.
+        keys = {**curriculums["metasdf"], "context_mode": mode}
+        contexts = [held_out_task(keys, shape, CPU)["context"] for shape in shapes]
+        result[mode] = fits_in_turns(models, contexts, steps)
     return result
 
 
@@ -444,32 +444,13 @@ def compare(
     for dataset in datasets:  # training wants shapes to validate on; the comparison needs none
         test = read_split(output / dataset / "data" / "splits" / "all_test.json")
         write_split(output / dataset / "validation.json", test[:1])
-    results, failed = {}, 0
     wanted = runs(datasets, plan.seeds)
-    with (
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
-        tqdm(total=len(wanted), desc="comparing", unit="run", disable=None) as progress,
-    ):
-        futures = {pool.submit(work, run, plan, output): run for run in wanted}
-        for future in as_completed(futures):
-            run = futures[future]
-            try:
-                results[run] = future.result()
-                progress.write(f"done: {run.name}")
-            except InputError as error:
-                failed += 1
-                progress.write(f"failed: {run.name}: {error}")
-            progress.update()
-    results = {run: results[run] for run in wanted if run in results}
+    results, failed = side_by_side(partial(work, plan=plan, output=output), wanted, processes)
     if not results:
         raise InputError("every run failed")
     torch.set_num_threads(1)
     summary = summarise(results, plan, output)
-    text = tables(summary)
-    print(text)
-    write_json(docs / "compare_3d.json", summary)
-    with atomic_path(docs / "compare_3d.md") as path:
-        path.write_text(text, encoding="utf-8")
+    write_docs(docs, "compare_3d", summary, tables(summary))
     for dataset in datasets:
         write_comparison(docs / f"compare_3d_{dataset}.png", dataset, output)
     write_partial(docs / "partial.png", datasets, plan, output)

@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timed import kept, latest_checkpoint, machine
+from timed import kept, latest_checkpoint, machine, write_docs
 from tqdm import tqdm
 
 from metasdf.checkpoint import load_model
 from metasdf.curriculum import CommandLine, load_curriculum, whole_number
 from metasdf.errors import run_command
-from metasdf.files import atomic_path, write_json
 from metasdf.gallery import write_grid
 from metasdf.plane_evaluation import adaptation_row, evaluate, test_data
 
@@ -133,11 +132,7 @@ def compare(
         curriculum = curriculum_of(name, plan, output, source)
         run["settings"]["shown"] = {key: curriculum[key] for key in SHOWN}
     summary = {"plan": asdict(plan), "machine": machine(), "runs": runs}
-    text = table(summary)
-    print(text)
-    write_json(docs / "photographs.json", summary)
-    with atomic_path(docs / "photographs.md") as path:
-        path.write_text(text, encoding="utf-8")
+    write_docs(docs, "photographs", summary, table(summary))
     return summary
 
 

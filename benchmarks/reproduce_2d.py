@@ -20,26 +20,37 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from timed import cell, kept, latest_checkpoint, machine, over_seeds
-from tqdm import tqdm
+from timed import (
+    NAMES,
+    cell,
+    fits_in_turns,
+    kept,
+    latest_checkpoint,
+    machine,
+    over_seeds,
+    side_by_side,
+    write_docs,
+)
 
 from metasdf.checkpoint import load_model
-from metasdf.curriculum import CONTEXT_MODES_2D, CommandLine, load_curriculum, whole_number
+from metasdf.curriculum import (
+    CONTEXT_MODES_2D,
+    CommandLine,
+    load_curriculum,
+    whole_number,
+)
 from metasdf.data import stack
 from metasdf.errors import InputError, run_command
-from metasdf.files import atomic_path, write_json
 from metasdf.gallery import write_grid
 from metasdf.images import EMBEDDED, find_digits
 from metasdf.method import Method
-from metasdf.plane import PARTS
+from metasdf.plane import PARTS, PlaneDataset
 from metasdf.plane_evaluation import (
     DEFINITIONS,
     adaptation_row,
@@ -49,21 +60,12 @@ from metasdf.plane_evaluation import (
     test_data,
     truth,
 )
-from metasdf.reconstruction import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 CURRICULUMS = ROOT / "2D" / "curriculums.py"
 CPU = torch.device("cpu")
 
-METHODS = {
-    "metasdf": "MetaSDF",
-    "autodecoder_concat": "auto-decoder, concatenation",
-    "autodecoder_hyper": "auto-decoder, hypernetwork",
-    "cnn_concat": "CNN encoder, concatenation",
-    "cnn_hyper": "CNN encoder, hypernetwork",
-    "set_concat": "set encoder, concatenation",
-    "set_hyper": "set encoder, hypernetwork",
-}
+METHODS = {method: name for method, name in NAMES.items() if method != "autodecoder"}
 MEASURES = {  # heading, factor, digits
     "absolute_error": ("error, pixels", 1, 3),
     "squared_error": ("squared error x 1e4", 1e4, 3),
@@ -71,8 +73,9 @@ MEASURES = {  # heading, factor, digits
     "misclassified_percentage": ("misclassified, %", 1, 2),
 }
 ONLY_MEASURING = ("test_images", "code_steps", "code_points")  # keys that training does not see
-TIMED_IMAGES, TIMED_REPEATS = 5, 3
+TIMED_IMAGES = 5
 PICTURED = 2  # digits of each part
+COMPOSED = PICTURED + 3  # digits that are loaded for that, as pairs and threes take the next ones
 
 
 Models = dict[str, tuple[Method, dict[str, Any]]]  # by method or mode, with curriculums
@@ -107,14 +110,21 @@ class Run:
 
     @property
     def measured_modes(self) -> tuple[str, ...]:
-        """An auto-decoder's training sees no context: one serves all modes."""
-        by_code = self.method.startswith("autodecoder")
-        return CONTEXT_MODES_2D if by_code else (self.context_mode,)
+        """The context modes it is measured with."""
+        modes = CONTEXT_MODES_2D
+        return tuple(m for m in modes if run_of(self.method, m, self.seed) == self)
 
 
 def run_of(method: str, mode: str, seed: int) -> Run:
-    """The run that is measured with a mode."""
-    return Run(method, "dense" if method.startswith("autodecoder") else mode, seed)
+    """The run that is measured with a mode.
+
+    An auto-decoder's training sees no context: one serves all modes.
+    """
+    return Run(method, "dense" if fits_codes(method) else mode, seed)
+
+
+def fits_codes(method: str) -> bool:
+    return method.startswith("autodecoder")
 
 
 def runs(seeds: int) -> list[Run]:
@@ -130,13 +140,12 @@ def runs(seeds: int) -> list[Run]:
 
 def curriculum_of(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
     """The curriculum of a run, all but its number of epochs."""
-    of_codes = run.method.startswith("autodecoder")
     keys = {
         "data_source": source,
         "context_mode": run.context_mode,
         "seed": run.seed,
         "output_dir": str(output / run.name),
-        "test_images": plan.fitted_codes if of_codes else plan.test_images,
+        "test_images": plan.fitted_codes if fits_codes(run.method) else plan.test_images,
         "code_steps": plan.code_steps,
         "val_images": 16,
         "validate_every": 10**6,  # at the end of each stage only
@@ -184,19 +193,20 @@ def figures(results: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
 
 
 def fit_seconds(models: Mapping[str, Models]) -> dict[str, Any]:
-    """Seconds to fit one digit: medians over digits and repeats, methods taking turns, one core."""
+    """Seconds to fit one digit, by mode and method, on one core."""
     result = {}
     for mode, of_mode in models.items():
-        times: dict[str, list[float]] = {method: [] for method in of_mode}
-        _, curriculum = next(iter(of_mode.values()))
-        data, _ = test_data({**curriculum, "test_images": TIMED_IMAGES}, "test")
-        for index in range(TIMED_IMAGES):
-            context = stack([data.task(index, 0)])["context"]
-            for _ in range(TIMED_REPEATS):
-                for method, (model, _) in of_mode.items():
-                    times[method].append(fit(model, context, None, CPU)[1])
-        result[mode] = {method: statistics.median(values) for method, values in times.items()}
+        data = shared_data(of_mode, "test", TIMED_IMAGES)
+        contexts = [stack([data.task(i, 0)])["context"] for i in range(TIMED_IMAGES)]
+        fitted = {method: model for method, (model, _) in of_mode.items()}
+        result[mode] = fits_in_turns(fitted, contexts, dict.fromkeys(fitted))
     return result
+
+
+def shared_data(of_mode: Models, part: str, count: int) -> PlaneDataset:
+    """The first `count` digits of a part, the same for all methods of a mode."""
+    _, curriculum = next(iter(of_mode.values()))
+    return test_data({**curriculum, "test_images": count}, part)[0]
 
 
 def summarise(results: Mapping[Run, Mapping[str, Any]], plan: Plan, source: str) -> dict[str, Any]:
@@ -273,16 +283,15 @@ def write_methods(path: Path, models: Models) -> None:
     """Rows of digits: the truth, then every method's field."""
     rows = []
     for part in PARTS:
+        data = shared_data(models, part, COMPOSED)
         for index in range(PICTURED):
-            row: list[tuple[str, np.ndarray]] = []
-            for method, (model, curriculum) in models.items():
-                data, _ = test_data({**curriculum, "test_images": PICTURED + 3}, part)
-                if not row:
-                    row.append((f"{part} {index}: truth", picture(truth(data, index))))
-                fields = model.adapt(stack([data.task(index, 0)])["context"])
+            row = [(f"{part} {index}: truth", picture(truth(data, index)))]
+            context = stack([data.task(index, 0)])["context"]
+            for method, (model, _) in models.items():
                 label = METHODS[method].replace("concatenation", "concat.")
                 label = label.replace("hypernetwork", "hypernet.")
-                row.append((label, picture(field_values(model, data, fields, CPU))))
+                values = field_values(model, data, model.adapt(context), CPU)
+                row.append((label, picture(values)))
             rows.append(row)
     write_grid(path, rows)
 
@@ -292,7 +301,7 @@ def write_steps(path: Path, models: Models) -> None:
     rows = []
     for part in PARTS:
         for mode, (model, curriculum) in models.items():
-            data, _ = test_data({**curriculum, "test_images": PICTURED + 3}, part)
+            data, _ = test_data({**curriculum, "test_images": COMPOSED}, part)
             rows.append(adaptation_row(model, data, 0, CPU, f"{part}, {mode}"))
     write_grid(path, rows)
 
@@ -304,25 +313,11 @@ def reproduce(
     plan: Plan, output: Path, docs: Path, source: str = "auto", processes: int | None = None
 ) -> int:
     """Do what is not done yet, and write tables and pictures; how many runs failed."""
-    results, failed = {}, 0
     wanted = runs(plan.seeds)
-    with (
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
-        tqdm(total=len(wanted), desc="comparing", unit="run", disable=None) as progress,
-    ):
-        futures = {pool.submit(work, run, plan, output, source): run for run in wanted}
-        for future in as_completed(futures):
-            run = futures[future]
-            try:
-                results[run] = future.result()
-                progress.write(f"done: {run.name}")
-            except InputError as error:
-                failed += 1
-                progress.write(f"failed: {run.name}: {error}")
-            progress.update()
+    one = partial(work, plan=plan, output=output, source=source)
+    results, failed = side_by_side(one, wanted, processes)
     if failed:
         raise InputError(f"{failed} of {len(wanted)} runs failed")
-    results = {run: results[run] for run in wanted}
     torch.set_num_threads(1)
     models: dict[str, Models] = {mode: {} for mode in CONTEXT_MODES_2D}
     for mode in CONTEXT_MODES_2D:
@@ -333,11 +328,7 @@ def reproduce(
             models[mode][method] = model, {**curriculum, "context_mode": mode}
     summary = summarise(results, plan, source)
     summary["fit_seconds"] = fit_seconds(models)
-    text = tables(summary)
-    print(text)
-    write_json(docs / "reproduce_2d.json", summary)
-    with atomic_path(docs / "reproduce_2d.md") as path:
-        path.write_text(text, encoding="utf-8")
+    write_docs(docs, "reproduce_2d", summary, tables(summary))
     for mode, of_mode in models.items():
         write_methods(docs / f"reproduce_2d_{mode}.png", of_mode)
     write_steps(

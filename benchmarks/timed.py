@@ -1,4 +1,7 @@
-"""What the comparisons in 2D and 3D share: training for a given time, and cells of their tables."""
+"""What the comparisons in 2D and 3D share.
+
+Training for a given time, runs side by side, times of fits taken in turns, tables and files.
+"""
 
 import contextlib
 import os
@@ -6,17 +9,35 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from metasdf.checkpoint import load_checkpoint
 from metasdf.curriculum import keys_of
-from metasdf.files import read_json, write_json
+from metasdf.errors import InputError
+from metasdf.files import atomic_path, read_json, write_json
+from metasdf.method import Method
+from metasdf.reconstruction import fit
 from metasdf.training import train
 
+NAMES = {  # of the methods, for tables and pictures
+    "metasdf": "MetaSDF",
+    "autodecoder": "auto-decoder",
+    "autodecoder_concat": "auto-decoder, concatenation",
+    "autodecoder_hyper": "auto-decoder, hypernetwork",
+    "cnn_concat": "CNN encoder, concatenation",
+    "cnn_hyper": "CNN encoder, hypernetwork",
+    "set_concat": "set encoder, concatenation",
+    "set_hyper": "set encoder, hypernetwork",
+}
+TIMED_REPEATS = 3
 DECAY_AT = 0.8  # share of the time after which lr is multiplied with lr_decay_factor
 FIRST_EPOCHS = 2  # show how long an epoch takes
 
@@ -107,6 +128,54 @@ def _settings(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     keys = keys_of(curriculum)
     chosen = {name: v for name, v in curriculum.items() if v != keys[name].default}
     return {"seconds": seconds, "curriculum": chosen}
+
+
+def side_by_side(
+    work: Callable[[Any], dict[str, Any]], wanted: Sequence[Any], processes: int | None
+) -> tuple[dict[Any, dict[str, Any]], int]:
+    """What `work` gives for each of the wanted runs, in their order, and how many failed.
+
+    Runs have a `name`. As many as `processes` (None: as there are cores) go at once; which are
+    done is told as it happens, and one that raises InputError is told and left out.
+    """
+    results, failed = {}, 0
+    with (
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+        tqdm(total=len(wanted), desc="comparing", unit="run", disable=None) as progress,
+    ):
+        futures = {pool.submit(work, run): run for run in wanted}
+        for future in as_completed(futures):
+            run = futures[future]
+            try:
+                results[run] = future.result()
+                progress.write(f"done: {run.name}")
+            except InputError as error:
+                failed += 1
+                progress.write(f"failed: {run.name}: {error}")
+            progress.update()
+    return {run: results[run] for run in wanted if run in results}, failed
+
+
+def fits_in_turns(
+    models: Mapping[str, Method],
+    contexts: Iterable[tuple[Tensor, Tensor]],
+    steps: Mapping[str, int | None],
+) -> dict[str, float]:
+    """Median seconds that each model takes to fit one of the contexts, models taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for context in contexts:
+        for _ in range(TIMED_REPEATS):
+            for name, model in models.items():
+                times[name].append(fit(model, context, steps[name], torch.device("cpu"))[1])
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def write_docs(docs: Path, name: str, summary: Mapping[str, Any], text: str) -> None:
+    """Print a comparison's tables, and write them to name.md and all figures to name.json."""
+    print(text)
+    write_json(docs / f"{name}.json", summary)
+    with atomic_path(docs / f"{name}.md") as path:
+        path.write_text(text, encoding="utf-8")
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float] | None:

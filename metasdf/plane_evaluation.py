@@ -65,8 +65,9 @@ def errors(
     if target.shape[-1] == 3:
         pairs = zip(prediction, target, strict=True)
         return {"psnr": [psnr(p[None], t[None]).item() for p, t in pairs]}
-    difference = model.loss.signed_distance(prediction) - target
-    inside, truly = model.loss.signed_distance(prediction) < 0, target < 0
+    distance = model.loss.signed_distance(prediction)
+    difference = distance - target
+    inside, truly = distance < 0, target < 0
     both, either = (inside & truly).sum((1, 2)), (inside | truly).sum((1, 2))
     return {
         "absolute_error": (pixels * difference.abs().mean((1, 2))).tolist(),
@@ -106,17 +107,20 @@ def evaluate(
         }
         fit_seconds[part] = time_fit(model, data, device, steps)
         rows += of_part
-    key = "psnr" if curriculum["data"] == "photographs" else "absolute_error"
-    worst = sorted(rows, key=lambda row: row[key] if key == "psnr" else -row[key])
+    by_step = None
+    if "psnr" in parts["test"]:
+        worst = sorted(rows, key=lambda row: row["psnr"])
+        before = psnr_before_last(model, test["test"][0], device, steps)
+        by_step = [*before, parts["test"]["psnr"]["mean"]]
+    else:
+        worst = sorted(rows, key=lambda row: -row["absolute_error"])
     return {
         "definitions": {name: DEFINITIONS[name] for name in parts["test"]},
         "num_shapes": len(rows) + left_out,
         "num_failed": left_out,
         "parts": parts,
         "fit_seconds": fit_seconds,
-        "psnr_by_step": psnr_by_step(model, test["test"][0], device, steps)
-        if key == "psnr"
-        else None,
+        "psnr_by_step": by_step,
         "worst": [row["shape"] for row in worst[:WORST]],
         "shapes": rows,
     }
@@ -153,13 +157,13 @@ def time_fit(model: Method, data: PlaneDataset, device: torch.device, steps: int
 
 
 @torch.no_grad()
-def psnr_by_step(
+def psnr_before_last(
     model: Method, data: PlaneDataset, device: torch.device, steps: int | None
 ) -> list[float]:
-    """Mean PSNR of the images after 0, 1, ... steps."""
+    """Mean PSNR of the images after each of the shown steps but the last."""
     return [
         float(np.mean([row["psnr"] for row in measure_part(model, data, device, k, f"step {k}")]))
-        for k in shown_steps(model, steps)
+        for k in shown_steps(model, steps)[:-1]
     ]
 
 

@@ -129,6 +129,21 @@ def plane_data(curriculum: Mapping[str, Any]) -> Data:
     )
 
 
+def task_data(curriculum: Mapping[str, Any]) -> Data:
+    """`plane_data` or `shape_data`, as the curriculum is one of 2D or of 3D."""
+    return (plane_data if is_2d(curriculum) else shape_data)(curriculum)
+
+
+def untrained(
+    curriculum: Mapping[str, Any], num_shapes: int, device: torch.device
+) -> tuple[Method, torch.optim.Optimizer, list[float]]:
+    """The model to train, its optimiser, and the step sizes that this starts with."""
+    torch.manual_seed(curriculum["seed"])
+    model = build_model(curriculum, num_shapes).to(device)
+    optimizer = torch.optim.Adam(model.parameter_groups(curriculum["lr"], curriculum["code_lr"]))
+    return model, optimizer, [group["lr"] for group in optimizer.param_groups]
+
+
 def train(
     curriculum: Mapping[str, Any],
     device: torch.device,
@@ -152,15 +167,11 @@ def train(
             f"or choose another --output_dir"
         )
     state = load_checkpoint(latest) if load else None
-    data = plane_data if is_2d(curriculum) else shape_data
-    train_data, val_data, train_shapes, left_out = data(curriculum)
+    train_data, val_data, train_shapes, left_out = task_data(curriculum)
     if state:
         check_continues(latest, state, curriculum, train_shapes)
 
-    torch.manual_seed(curriculum["seed"])
-    model = build_model(curriculum, len(train_shapes)).to(device)
-    optimizer = torch.optim.Adam(model.parameter_groups(curriculum["lr"], curriculum["code_lr"]))
-    start_step_sizes = [group["lr"] for group in optimizer.param_groups]
+    model, optimizer, start_step_sizes = untrained(curriculum, len(train_shapes), device)
     first_epoch = 0
     if state:
         model.load_state_dict(state["model"])
@@ -229,11 +240,8 @@ def train_in_memory(
 
     For notebooks and trials. Prints how it goes, some ten lines.
     """
-    data, _, shapes, _ = (plane_data if is_2d(curriculum) else shape_data)(curriculum)
-    torch.manual_seed(curriculum["seed"])
-    model = build_model(curriculum, len(shapes)).to(device)
-    optimizer = torch.optim.Adam(model.parameter_groups(curriculum["lr"], curriculum["code_lr"]))
-    start_step_sizes = [group["lr"] for group in optimizer.param_groups]
+    data, _, shapes, _ = task_data(curriculum)
+    model, optimizer, start_step_sizes = untrained(curriculum, len(shapes), device)
     losses: list[float] = []
     for epoch in range(curriculum["num_epochs"]):
         begin_epoch(optimizer, start_step_sizes, curriculum, epoch)

@@ -57,6 +57,18 @@ def run_here(script: str, *arguments: object, monkeypatch, experiments: str = "3
     return caught.value.code or 0
 
 
+def ends_with_one_line(
+    script: str, *arguments: object, monkeypatch, capsys, experiments: str = "3D"
+) -> str:
+    """Run a script in this process on bad input: code 2 and one line, which is returned."""
+    code = run_here(script, *arguments, monkeypatch=monkeypatch, experiments=experiments)
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_and_seed():
     torch.set_num_threads(1)

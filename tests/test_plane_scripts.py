@@ -11,6 +11,7 @@ from PIL import Image
 
 from conftest import (
     ROOT,
+    ends_with_one_line,
     plane_arguments,
     plane_curriculum,
     run_here,
@@ -334,11 +335,8 @@ def test_bad_input_ends_with_one_line_and_code_2(
     script, arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert run_2d(script, *arguments, monkeypatch=monkeypatch) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert message in error
+    options = {"monkeypatch": monkeypatch, "capsys": capsys, "experiments": "2D"}
+    assert message in ends_with_one_line(script, *arguments, **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -349,15 +347,6 @@ def test_help_is_there_and_scripts_stay_thin(script, monkeypatch, capsys):
     assert "--images_per_epoch" in text
     assert "--SDFSamplesPerScene" not in text
     assert len((ROOT / "2D" / "scripts" / script).read_text().splitlines()) <= 60
-
-
-def ends_with_one_line(script, *arguments, monkeypatch, capsys, experiments):
-    code = run_here(script, *arguments, monkeypatch=monkeypatch, experiments=experiments)
-    error = capsys.readouterr().err
-    assert code == 2, error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
 
 
 def test_checkpoints_of_2d_and_3d_are_not_taken_for_one_another(

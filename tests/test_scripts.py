@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conftest import ROOT, run_here, run_script, sphere_arguments
+from conftest import ROOT, ends_with_one_line, run_here, run_script, sphere_arguments
 
 SCRIPTS = ("run_train.py", "run_reconstruct.py", "run_eval.py", "preprocess.py")
 
@@ -67,10 +67,7 @@ def test_bad_input_ends_with_one_line_and_code_2(
     script, arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert run_here(script, *arguments, monkeypatch=monkeypatch) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    error = ends_with_one_line(script, *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert message in error
     assert list(tmp_path.iterdir()) == []
 
