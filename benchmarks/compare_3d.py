@@ -9,9 +9,9 @@ reconstructs and measures the test shapes from dense and from levelset contexts,
     DOCS/compare_3d_<data set>.png    reconstructions of all methods beside the truth
     DOCS/partial.png                  reconstructions from what one depth camera sees
 
-Each run has a folder below OUTPUT. What is finished there is not done again, and what was stopped
-goes on where it was. Time means processor time of one core, so that other work on the machine
-does not count. Runs go side by side, one a core.
+Each run has a folder below OUTPUT. What is finished there is not done again. Time means processor
+time of one core, so that other work on the machine does not count. Runs go side by side, one a
+core.
 """
 
 import os
@@ -173,7 +173,6 @@ def curriculum_of(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
         "reconstruction_output_dir": str(folder / run.context_mode),
         "resolution": plan.resolution,
         "code_steps": plan.code_steps,
-        "validate_every": 10**6,  # at the end of each stage only
         **dict(plan.keys),
     }
     return load_curriculum(CURRICULUMS, f"compare_{run.method}", keys)
@@ -188,7 +187,7 @@ def work(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
     curriculum = curriculum_of(run, plan, output)
 
     def measured() -> dict[str, Any]:
-        model, _ = load_model(latest_checkpoint(curriculum))
+        model, _ = load_model(latest_checkpoint(curriculum), curriculum)
         return {
             "parameters": sum(p.numel() for p in model.parameters()),
             "modes": {mode: measure(model, curriculum, mode) for mode in run.measured_modes},
@@ -236,7 +235,8 @@ def fit_seconds(plan: Plan, output: Path) -> dict[str, dict[str, float]]:
     curriculums, models = {}, {}
     for method in METHODS:
         curriculums[method] = curriculum_of(Run("procedural", method, "dense", 0), plan, output)
-        models[method], _ = load_model(latest_checkpoint(curriculums[method]))
+        checkpoint = latest_checkpoint(curriculums[method])
+        models[method], _ = load_model(checkpoint, curriculums[method])
     shapes = read_split(curriculums["metasdf"]["test_split"])[:TIMED_SHAPES]
     steps = {method: of["reconstruction_steps"] for method, of in curriculums.items()}
     result = {}

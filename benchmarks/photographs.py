@@ -65,7 +65,6 @@ def curriculum_of(name: str, plan: Plan, output: Path, source: str) -> dict[str,
         "output_dir": str(output / name),
         "test_images": plan.test_images,
         "images_per_epoch": 160,
-        "validate_every": 10**6,  # at the end of each stage only
         **dict(plan.keys),
     }
     return load_curriculum(CURRICULUMS, name, keys)

@@ -9,9 +9,9 @@ pairs, in threes), and writes
     DOCS/reproduce_2d_<mode>.png       every method's fields beside the truth
     DOCS/reproduce_2d_steps.png        MetaSDF's, step by step
 
-Each run has a folder below OUTPUT. What is finished there is not done again, and what was stopped
-goes on where it was. Time means processor time of one core, so that other work on the machine
-does not count. Runs go side by side, one a core.
+Each run has a folder below OUTPUT. What is finished there is not done again. Time means processor
+time of one core, so that other work on the machine does not count. Runs go side by side, one a
+core.
 """
 
 import os
@@ -148,7 +148,6 @@ def curriculum_of(run: Run, plan: Plan, output: Path, source: str) -> dict[str, 
         "test_images": plan.fitted_codes if fits_codes(run.method) else plan.test_images,
         "code_steps": plan.code_steps,
         "val_images": 16,
-        "validate_every": 10**6,  # at the end of each stage only
         **dict(plan.keys),
     }
     return load_curriculum(CURRICULUMS, f"digits_{run.method}", keys)
@@ -160,7 +159,7 @@ def work(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
     curriculum = curriculum_of(run, plan, output, source)
 
     def measured() -> dict[str, Any]:
-        model, _ = load_model(latest_checkpoint(curriculum))
+        model, _ = load_model(latest_checkpoint(curriculum), curriculum)
         modes = {}
         for mode in run.measured_modes:
             result = evaluate(model, {**curriculum, "context_mode": mode}, CPU)
@@ -324,7 +323,7 @@ def reproduce(
         for method in METHODS:
             run = run_of(method, mode, 0)
             curriculum = curriculum_of(run, plan, output, source)
-            model, _ = load_model(latest_checkpoint(curriculum))
+            model, _ = load_model(latest_checkpoint(curriculum), curriculum)
             models[mode][method] = model, {**curriculum, "context_mode": mode}
     summary = summarise(results, plan, source)
     summary["fit_seconds"] = fit_seconds(models)

@@ -4,6 +4,7 @@ Training for a given time, runs side by side, times of fits taken in turns, tabl
 """
 
 import contextlib
+import math
 import os
 import platform
 import shutil
@@ -15,17 +16,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metasdf.checkpoint import load_checkpoint
+from metasdf.checkpoint import save_checkpoint
 from metasdf.curriculum import keys_of
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
 from metasdf.method import Method
 from metasdf.reconstruction import fit
-from metasdf.training import train
+from metasdf.training import DivergedError, epoch_seed, outer_step, task_data, untrained
 
 NAMES = {  # of the methods, for tables and pictures
     "metasdf": "MetaSDF",
@@ -39,55 +41,47 @@ NAMES = {  # of the methods, for tables and pictures
 }
 TIMED_REPEATS = 3
 DECAY_AT = 0.8  # share of the time after which lr is multiplied with lr_decay_factor
-FIRST_EPOCHS = 2  # show how long an epoch takes
 
 
 def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Train for that much processor time, with a smaller lr in the last part of it.
+    """Train for that much processor time, the last part of it with a smaller lr.
 
-    In three stages: a few epochs, which show the pace; up to DECAY_AT of the time; and the rest.
-    After each its checkpoint is kept. A stage that was stopped is begun anew, so that no time goes
-    uncounted.
+    The clock runs while data are drawn and steps are taken: loading does not count, and nothing is
+    validated. Writes the checkpoint that `train` would.
     """
-    folder = Path(curriculum["output_dir"])
-    file, latest = folder / "stages.json", latest_checkpoint(curriculum)
-    stages: list[dict[str, float]] = read_json(file) if file.exists() else []
-    while len(stages) < 3:
-        if stages:
-            shutil.copyfile(folder / f"stage{len(stages)}.pth", latest)
-        until = _until(stages, seconds)
-        decay_at = stages[1]["epochs"] if len(stages) == 2 else until
-        start = time.process_time()
-        train(
-            {**curriculum, "num_epochs": until, "lr_decay_epochs": decay_at},
-            torch.device("cpu"),
-            load=bool(stages),
-            overwrite=not stages,
-        )
-        stages.append({"epochs": until, "seconds": time.process_time() - start})
-        shutil.copyfile(latest, folder / f"stage{len(stages)}.pth")
-        write_json(file, stages)
-    tasks = len(load_checkpoint(latest)["train_shapes"])
-    per_epoch = min(tasks, curriculum.get("images_per_epoch") or tasks)
-    epochs = stages[-1]["epochs"]
-    return {
-        "seconds": sum(stage["seconds"] for stage in stages),
-        "epochs": epochs,
-        "steps": epochs * -(-per_epoch // curriculum["ScenesPerBatch"]),
+    data, _, shapes, _ = task_data(curriculum)
+    model, optimizer, step_sizes = untrained(curriculum, len(shapes), torch.device("cpu"))
+    steps, epoch = 0, 0
+    start = time.process_time()
+    while (spent := time.process_time() - start) < seconds:
+        torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
+        losses = []
+        for batch in data.batches(epoch):
+            spent = time.process_time() - start
+            if spent >= seconds:
+                break
+            late = curriculum["lr_decay_factor"] if spent >= DECAY_AT * seconds else 1.0
+            for group, size in zip(optimizer.param_groups, step_sizes, strict=True):
+                group["lr"] = late * size
+            losses.append(outer_step(model, optimizer, batch, curriculum["gradient_clip"])[0])
+        steps, epoch = steps + len(losses), epoch + 1
+        if losses and all(map(math.isnan, losses)):
+            raise DivergedError(f"epoch {epoch}: no finite meta-gradient; lower init_lr or lr")
+        loss = np.mean(losses) if losses else math.nan
+        print(f"{spent:.0f} s: {steps} steps, loss {loss:.4g}", flush=True)
+    state = {
+        "curriculum": {**curriculum, "num_epochs": epoch},
+        "train_shapes": shapes,
+        "epoch": epoch,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
     }
+    save_checkpoint(latest_checkpoint(curriculum), state)
+    return {"seconds": spent, "epochs": epoch, "steps": steps}
 
 
 def latest_checkpoint(curriculum: Mapping[str, Any]) -> Path:
     return Path(curriculum["output_dir"], "checkpoints", "latest.pth")
-
-
-def _until(stages: Sequence[Mapping[str, float]], seconds: float) -> int:
-    """The epoch at which the next stage ends, at the pace so far."""
-    if not stages:
-        return FIRST_EPOCHS
-    epochs, spent = stages[-1]["epochs"], sum(stage["seconds"] for stage in stages)
-    goal = DECAY_AT * seconds if len(stages) == 1 else seconds
-    return epochs + max(1, round((goal - spent) * epochs / spent))
 
 
 def kept(
@@ -102,23 +96,23 @@ def kept(
     only_measuring do not matter to the training, which then is not repeated for them.
     """
     folder = Path(curriculum["output_dir"])
-    file, marker = folder / "result.json", folder / "settings.json"
+    file, trained = folder / "result.json", folder / "training.json"
     settings = _settings(curriculum, seconds)
     if file.exists() and (known := read_json(file))["settings"] == settings:
         return known
+    chosen = settings["curriculum"].items()
+    matters = {name: value for name, value in chosen if not name.startswith(only_measuring)}
+    of_training = {**settings, "curriculum": matters}
+    training = read_json(trained) if trained.exists() else {}
+    if training.get("settings") != of_training and folder.exists():
+        shutil.rmtree(folder)  # of another plan, or stopped
     folder.mkdir(parents=True, exist_ok=True)
-
-    def of_training(of: Mapping[str, Any]) -> dict[str, Any]:
-        chosen = of["curriculum"].items()
-        return {**of, "curriculum": {n: v for n, v in chosen if not n.startswith(only_measuring)}}
-
-    if marker.exists() and of_training(read_json(marker)) != of_training(settings):
-        shutil.rmtree(folder)  # of another plan
-        folder.mkdir()
-    write_json(marker, settings)
     with open(folder / "log.txt", "a") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            result = {"settings": settings, **train_for(curriculum, seconds), **measure()}
+            if not trained.exists():
+                training = {"settings": of_training, **train_for(curriculum, seconds)}
+                write_json(trained, training)
+            result = {**training, "settings": settings, **measure()}
     write_json(file, result)
     return result
 

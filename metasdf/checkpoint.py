@@ -27,6 +27,7 @@ from metasdf.networks import CoordinateNetwork
 from metasdf.plane import DIGIT_PIXELS, pixel_frame
 
 FORMAT = 1
+CODE_FITTING = ("code_steps", "code_points")  # keys of an auto-decoder's fits
 ENCODED_SCALE = 0.1  # of an encoder's code in a digit's field at first
 DISTANCE_SCALE = 0.1  # how large the distances of a digit's field are, in widths
 
@@ -158,17 +159,25 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return state
 
 
-def load_model(path: str | os.PathLike) -> tuple[Method, dict[str, Any]]:
-    """The trained model of a checkpoint, in evaluation mode, and the curriculum it came from."""
+def load_model(
+    path: str | os.PathLike, curriculum: Mapping[str, Any] | None = None
+) -> tuple[Method, dict[str, Any]]:
+    """The trained model of a checkpoint, in evaluation mode, and the curriculum it came from.
+
+    curriculum: the one in use now. It says how an auto-decoder fits codes, CODE_FITTING, which
+    does not shape what was trained; without it, the checkpoint's own does.
+    """
     state = load_checkpoint(path)
     try:
-        curriculum = _with_defaults(state["curriculum"])
-        model = build_model(curriculum, len(state.get("train_shapes", ())))
+        trained = _with_defaults(state["curriculum"])
+        chosen = trained if curriculum is None else curriculum
+        fitting = {name: chosen[name] for name in CODE_FITTING}
+        model = build_model({**trained, **fitting}, len(state.get("train_shapes", ())))
         model.load_state_dict(state["model"])
     except (KeyError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{path}: does not hold what its curriculum says ({reason})") from error
-    return model.eval(), curriculum
+    return model.eval(), trained
 
 
 def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:

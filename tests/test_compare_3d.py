@@ -11,7 +11,6 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import compare_3d as program
-from timed import FIRST_EPOCHS
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +52,22 @@ def test_figures_are_those_of_the_evaluations(compared):
     assert not evaluation.exists()  # results are kept once, in result.json
 
 
-def test_training_takes_three_stages_and_a_stopped_one_is_begun_anew(compared):
+def test_what_is_finished_is_not_done_again_and_a_stopped_training_is(compared):
     plan, output, _, _ = compared
     run = program.Run("procedural", "metasdf", "dense", 0)
     folder = output / run.name
-    stages = json.loads((folder / "stages.json").read_text())
-    assert len(stages) == 3
-    assert stages[0]["epochs"] == FIRST_EPOCHS < stages[1]["epochs"] < stages[2]["epochs"]
-    before = json.loads((folder / "result.json").read_text())
-    assert program.work(run, plan, output) == before  # nothing is done again
+    checkpoint = folder / "checkpoints" / "latest.pth"
+    before, weights = json.loads((folder / "result.json").read_text()), checkpoint.read_bytes()
+    assert before["seconds"] >= plan.seconds
+    assert program.work(run, plan, output) == before
+    (folder / "result.json").unlink()  # as if stopped while measuring: it is trained already
+    assert program.work(run, plan, output)["steps"] == before["steps"]
+    assert checkpoint.read_bytes() == weights
     (folder / "result.json").unlink()
-    (folder / "stages.json").write_text(json.dumps(stages[:2]))
-    (folder / "checkpoints" / "latest.pth").write_bytes(b"half written")
-    after = program.work(run, plan, output)
-    again = json.loads((folder / "stages.json").read_text())
-    assert again[:2] == stages[:2]
-    assert after["epochs"] == again[2]["epochs"]
+    (folder / "training.json").unlink()  # as if stopped while training
+    checkpoint.write_bytes(b"of a training that was stopped")
+    assert program.work(run, plan, output)["steps"] > 0
+    assert checkpoint.stat().st_size == len(weights)
 
 
 def test_another_plan_starts_anew(compared):

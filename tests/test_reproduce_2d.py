@@ -37,7 +37,7 @@ def test_every_method_is_trained_measured_and_pictured(tmp_path, capsys):
     assert (tmp_path / "docs" / "reproduce_2d.md").read_text() in capsys.readouterr().out
 
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.json")}
-    assert len(before) == 3 * 12
+    assert len(before) == 2 * 12
     reproduce_2d.reproduce(PLAN, tmp_path / "out", tmp_path / "docs", "embedded")
     assert before == {file: file.stat().st_mtime_ns for file in before}
 

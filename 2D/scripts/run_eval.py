@@ -29,7 +29,7 @@ def main() -> int:
         raise InputError(f"--gallery {options.gallery}: must end in .png")
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, parser.overrides(options))
     device = choose_device(options.device)
-    model, trained = load_model(options.checkpoint)
+    model, trained = load_model(options.checkpoint, curriculum)
     check_kind(options.checkpoint, trained, want_2d=True)
     if (data := curriculum["data"]) != trained["data"]:
         raise InputError(f"{options.checkpoint}: was trained on {trained['data']}, not on {data}")

@@ -53,7 +53,7 @@ def main() -> int:
     overrides = parser.overrides(options)
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, overrides)
     device = choose_device(options.device)
-    model, trained = load_model(options.checkpoint)
+    model, trained = load_model(options.checkpoint, curriculum)
     check_kind(options.checkpoint, trained, want_2d=False)
     curriculum |= {name: trained[name] for name, key in KEYS.items() if key.shapes_network}
     curriculum["train_split"] = trained["train_split"]  # whose nearest shape is a yardstick

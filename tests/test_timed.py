@@ -1,0 +1,81 @@
+"""Training for a given time."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import timed
+
+from metasdf.checkpoint import load_checkpoint, load_model
+from metasdf.curriculum import load_curriculum
+from metasdf.training import DivergedError
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """A curriculum of small networks on a few embedded digits."""
+    keys = {
+        "data_source": "embedded",
+        "train_images": 24,
+        "images_per_epoch": 12,
+        "ScenesPerBatch": 4,
+        "hidden_features": 8,
+        "latent_features": 4,
+        "output_dir": str(tmp_path),
+    }
+    return load_curriculum(ROOT / "2D" / "curriculums.py", "digits_metasdf", keys)
+
+
+def steps_taken(monkeypatch, tick):
+    """Every step takes `tick` seconds of the clock, and drawing none; its lr is written down."""
+    clock, seen = [0.0], []
+    outer_step = timed.outer_step
+
+    def step(model, optimizer, batch, clip):
+        clock[0] += tick
+        seen.append(optimizer.param_groups[0]["lr"])
+        return outer_step(model, optimizer, batch, clip)
+
+    monkeypatch.setattr(timed, "outer_step", step)
+    monkeypatch.setattr(timed.time, "process_time", lambda: clock[0])
+    return seen
+
+
+def test_lr_falls_after_four_fifths_of_the_time(digits, monkeypatch):
+    seen = steps_taken(monkeypatch, 0.5)
+    done = timed.train_for(digits, 10.0)
+    lr, late = digits["lr"], digits["lr"] * digits["lr_decay_factor"]
+    assert seen == [lr] * 16 + [late] * 4
+    assert done == {"seconds": 10.0, "epochs": 7, "steps": 20}
+
+
+def test_nothing_is_validated(digits, monkeypatch):
+    monkeypatch.setattr("metasdf.training.validate", lambda *_: pytest.fail("validated"))
+    steps_taken(monkeypatch, 1.0)
+    assert timed.train_for(digits, 2.0)["steps"] == 2
+
+
+def test_the_checkpoint_holds_what_was_trained(digits, monkeypatch):
+    steps_taken(monkeypatch, 1.0)
+    timed.train_for(digits, 4.0)
+    file = timed.latest_checkpoint(digits)
+    state = load_checkpoint(file)
+    assert state["epoch"] == state["curriculum"]["num_epochs"] == 2
+    torch.manual_seed(digits["seed"])
+    untrained = timed.untrained(digits, 24, torch.device("cpu"))[0]
+    trained, _ = load_model(file)
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(trained.parameters(), untrained.parameters(), strict=True)
+    )
+
+
+def test_a_diverged_training_says_so(digits, monkeypatch):
+    monkeypatch.setattr(timed, "outer_step", lambda *_: (math.nan, 0.0))
+    with pytest.raises(DivergedError, match="lower init_lr or lr"):
+        timed.train_for(digits, 5.0)
