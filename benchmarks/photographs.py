@@ -30,6 +30,7 @@ from metasdf.checkpoint import load_model
 from metasdf.curriculum import CommandLine, load_curriculum, whole_number
 from metasdf.errors import run_command
 from metasdf.gallery import write_grid
+from metasdf.images import EMBEDDED, find_photographs
 from metasdf.plane_evaluation import adaptation_row, evaluate, test_data
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,9 +104,10 @@ def table(summary: Mapping[str, Any]) -> str:
     run = next(iter(runs.values()))
     lines += [
         "",
-        f"{run['images']} photographs that training has not seen, {run['fit_seconds']['test']:.2f} "
-        f"s to fit one on one core. Each was trained for {summary['plan']['seconds']:.0f} s of one "
-        f"core of {summary['machine']['processor']}, PyTorch {summary['machine']['torch']}.",
+        f"{run['images']} photographs ({summary['data']}) that training has not seen; all pixels "
+        f"are context and measured. {run['fit_seconds']:.2f} s to fit one on one core. Each was "
+        f"trained for {summary['plan']['seconds']:.0f} s of one core of "
+        f"{summary['machine']['processor']}, PyTorch {summary['machine']['torch']}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -130,7 +132,12 @@ def compare(
     for name, run in runs.items():
         curriculum = curriculum_of(name, plan, output, source)
         run["settings"]["shown"] = {key: curriculum[key] for key in SHOWN}
-    summary = {"plan": asdict(plan), "machine": machine(), "runs": runs}
+    summary = {
+        "plan": asdict(plan),
+        "data": "photographs of scikit-image" if source == EMBEDDED else Path(source).name,
+        "machine": machine(),
+        "runs": runs,
+    }
     write_docs(docs, "photographs", summary, table(summary))
     return summary
 
@@ -148,7 +155,9 @@ def main() -> int:
     parser.add_argument("--processes", type=whole_number, help="runs at once (default: cores)")
     options = parser.parse()
     plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
-    compare(plan, output, options.docs or output, options.data, options.processes or None)
+    source = find_photographs(options.data, ROOT / "data")
+    source = source if source == EMBEDDED else os.path.abspath(source)
+    compare(plan, output, options.docs or output, source, options.processes or None)
     return 0
 
 

@@ -4,8 +4,9 @@
 
     auto        what lies in the cache folder; else a download; else embedded
     embedded    8x8 digits of scikit-learn, photographs of scikit-image
-    a path      digits: a folder with MNIST's idx files. Photographs: a folder of images, or an
-                npz file with train_images and test_images, uint8 (n, height, width, 3)
+    a path      digits: a folder with MNIST's idx files. Photographs: a folder of images, an npz
+                file with train_images and test_images, uint8 (n, height, width, 3), or
+                CIFAR-10's binary version, cifar-10-binary.tar.gz
 """
 
 import gzip
@@ -94,7 +95,7 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
 
 
 def _embedded_digits(part: str) -> np.ndarray:
-    """1500 digits, or 297 of other writers, of scikit-learn: 8x8, 17 grey levels, enlarged."""
+    """The first 1500 digits of scikit-learn, or the other 297: 8x8, 17 grey levels, enlarged."""
     from sklearn import datasets  # takes a second, and few want it
 
     images = datasets.load_digits().images
@@ -114,14 +115,11 @@ def load_photographs(
     A folder's images are cropped to their central square and resized; every tenth is to test on.
     Those that cannot be read are reported and counted.
     """
+    source = find_photographs(source, cache)
     if source == EMBEDDED:
         return _embedded_photographs(part, size), 0
-    if source == AUTO:
-        try:
-            images = _cifar(Path(cache), part)
-        except InputError as error:
-            print(f"CIFAR-10: {error}; using photographs of scikit-image", file=sys.stderr)
-            return _embedded_photographs(part, size), 0
+    if source.endswith(".tar.gz"):
+        images = _cifar(Path(source), part)
     elif source.endswith(".npz"):
         images = map_npz(Path(source), f"{part}_images")
         if (
@@ -139,6 +137,20 @@ def load_photographs(
     if images.shape[1:3] != (size, size):
         images = np.stack([_square(Image.fromarray(image), size) for image in images])
     return np.ascontiguousarray(images), 0
+
+
+def find_photographs(source: str, cache: str | os.PathLike) -> str:
+    """Where a source leads: a path, CIFAR-10's downloaded if need be, or embedded."""
+    if source != AUTO:
+        return source
+    archive = Path(cache, "cifar10", CIFAR_URL.rsplit("/", 1)[1])
+    try:
+        if not archive.is_file():
+            archive = _download(CIFAR_URL, CIFAR_MD5, archive.parent)
+    except InputError as error:
+        print(f"CIFAR-10: {error}; using photographs of scikit-image", file=sys.stderr)
+        return EMBEDDED
+    return str(archive)
 
 
 def _folder(folder: Path, part: str, size: int) -> tuple[np.ndarray, int]:
@@ -204,11 +216,8 @@ def _embedded_photographs(part: str, size: int) -> np.ndarray:
     return np.stack(crops)
 
 
-def _cifar(cache: Path, part: str) -> np.ndarray:
-    """CIFAR-10's images: (n, 32, 32, 3) uint8; downloaded as its binary version, 170 MB."""
-    archive = cache / "cifar10" / CIFAR_URL.rsplit("/", 1)[1]
-    if not archive.is_file():
-        archive = _download(CIFAR_URL, CIFAR_MD5, archive.parent)
+def _cifar(archive: Path, part: str) -> np.ndarray:
+    """The images of CIFAR-10's binary version, 170 MB: (n, 32, 32, 3) uint8."""
     batches = []
     try:
         for content in _members(archive, "test_batch" if part == "test" else "data_batch"):

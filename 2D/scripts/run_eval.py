@@ -34,6 +34,9 @@ def main() -> int:
     if (data := curriculum["data"]) != trained["data"]:
         raise InputError(f"{options.checkpoint}: was trained on {trained['data']}, not on {data}")
     curriculum |= {name: trained[name] for name, key in KEYS_2D.items() if key.shapes_network}
+    for name in ("context_mode", "distance"):
+        if curriculum[name] != trained[name]:
+            print(f"note: {name} is {curriculum[name]}, but was {trained[name]} in training")
     model.to(device)
     test = test_parts(curriculum)
     result = evaluate(model, curriculum, device, options.steps, test)
@@ -41,7 +44,7 @@ def main() -> int:
     write_results(Path(curriculum["output_dir"], "evaluation"), result)
     print(table(result))
     if options.gallery:
-        write_plane_gallery(options.gallery, model, test, device)
+        write_plane_gallery(options.gallery, model, test, device, options.steps)
     return 1 if result["num_failed"] else 0
 
 
