@@ -223,6 +223,7 @@ _RECONSTRUCTION: dict[str, Key] = {
         int, None, "steps at test time (none: num_meta_steps or code_steps)", minimum=0
     ),
     "resolution": Key(int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2),
+    "dense_grid": Key(bool, False, "evaluate all of the grid, not only where surface can be"),
 }
 
 KEYS = {**_SHAPES, **_TRAINING, **_RECONSTRUCTION}  # of the curriculums of 3D

@@ -44,16 +44,9 @@ from metasdf.mesh import (
     read_geometry,
     sample_surface,
 )
+from metasdf.meshing import NoSurfaceError, mesh_field
 from metasdf.method import Method
-from metasdf.reconstruction import (
-    NoSurfaceError,
-    add_noise,
-    context_size,
-    fit,
-    mesh_field,
-    shape_rng,
-    write_ply,
-)
+from metasdf.reconstruction import add_noise, context_size, fit, shape_rng, write_ply
 from metasdf.sdf import (
     Body,
     NoSolidError,
@@ -428,7 +421,8 @@ def reconstruct_own_shape(
     start = time.perf_counter()
     record_file = output.with_name(output.name + ".json")
     try:
-        mesh = mesh_field(model, fields, curriculum["resolution"], device)
+        resolution, dense_grid = curriculum["resolution"], curriculum["dense_grid"]
+        mesh = mesh_field(model, fields, resolution, device, dense_grid)
     except NoSurfaceError as error:
         for file in (output, record_file):  # of an earlier run
             file.unlink(missing_ok=True)

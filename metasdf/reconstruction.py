@@ -5,14 +5,13 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import trimesh
-from skimage.measure import marching_cubes
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,77 +20,12 @@ from metasdf.device import synchronize
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, write_json
 from metasdf.losses import misclassified_percentage
+from metasdf.meshing import NoSurfaceError, mesh_field
 from metasdf.method import Method
 
 RECORD = "reconstructions.json"
 INITIALISATION = "initialisation.ply"
 SHOWN_STEPS = 10  # of a trajectory, besides the last
-POINTS_PER_CALL = 2**13  # small enough for the processor's caches
-
-
-class NoSurfaceError(ValueError):
-    """A field has one sign everywhere on the grid, so there is nothing to mesh."""
-
-
-def grid_points(start: int, stop: int, resolution: int) -> Tensor:
-    """Points start ... stop-1 of the lattice over [-1, 1]^3, (n, 3) float32; z runs fastest.
-
-    Computed from integer indices: point (i, j, k) is exactly -1 + 2 (i, j, k) / (resolution - 1).
-    """
-    flat = torch.arange(start, stop)
-    index = torch.stack(
-        [
-            torch.div(flat, resolution**2, rounding_mode="floor"),
-            torch.div(flat, resolution, rounding_mode="floor") % resolution,
-            flat % resolution,
-        ],
-        dim=1,
-    )
-    return (index.double() * (2 / (resolution - 1)) - 1).float()
-
-
-@torch.no_grad()
-def evaluate_grid(
-    field: Callable[[Tensor], Tensor], resolution: int, device: torch.device
-) -> np.ndarray:
-    """Signed distances on the lattice, (resolution,)*3 float32. field: (n, 3) -> (n,)."""
-    total = resolution**3
-    values = np.empty(total, np.float32)
-    for start in range(0, total, POINTS_PER_CALL):
-        stop = min(start + POINTS_PER_CALL, total)
-        points = grid_points(start, stop, resolution).to(device)
-        values[start:stop] = field(points).float().cpu().numpy()
-    return values.reshape(resolution, resolution, resolution)
-
-
-def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
-    """The zero level set of signed distances on the lattice over [-1, 1]^3, by marching cubes.
-
-    Faces are oriented outward. A surface that touches the lattice's border is closed there.
-    NoSurfaceError if no sign change, or values that are not numbers, leave nothing to mesh.
-    """
-    if not np.isfinite(grid).all():
-        raise NoSurfaceError("the field has values that are not finite")
-    if grid.min() >= 0 or grid.max() <= 0:
-        side = "outside" if grid.min() >= 0 else "inside"
-        raise NoSurfaceError(f"the field is {side} everywhere: no zero crossing")
-    spacing = 2 / (len(grid) - 1)
-    # One layer of outside, so far out that what touches the border is cut off right there.
-    closed = np.pad(grid, 1, constant_values=1e4 * np.abs(grid).max())
-    vertices, faces, _, _ = marching_cubes(closed, level=0.0)
-    vertices = (vertices.astype(np.float64) - 1) * spacing - 1
-    return trimesh.Trimesh(vertices, faces, process=False)
-
-
-def mesh_field(
-    model: Method, fields: Any, resolution: int, device: torch.device
-) -> trimesh.Trimesh:
-    """Mesh one fitted field (`fields` from `model.adapt`, of a single task)."""
-    return extract_mesh(
-        evaluate_grid(
-            lambda x: model.signed_distance(x.unsqueeze(0), fields)[0, :, 0], resolution, device
-        )
-    )
 
 
 def shape_rng(seed: int, shape: ShapeName | str) -> np.random.Generator:
@@ -174,7 +108,7 @@ def reconstruct_shape(
     with torch.no_grad():
         misclassified = misclassified_percentage(model.predict(query_x, fields), query_y).item()
     before_mesh = time.perf_counter()
-    mesh = mesh_field(model, fields, curriculum["resolution"], device)
+    mesh = mesh_field(model, fields, curriculum["resolution"], device, curriculum["dense_grid"])
     return mesh, {
         "adapt_seconds": seconds,
         "mesh_seconds": time.perf_counter() - before_mesh,

@@ -111,6 +111,7 @@ OTHER = {
     "context_noise": 0.0625,
     "reconstruction_steps": 9,
     "resolution": 21,
+    "dense_grid": True,
 }
 
 

@@ -31,6 +31,11 @@ def main() -> int:
         metavar="N",
         help="also mesh the first N shapes after every inner step",
     )
+    parser.add_argument(
+        "--dense",
+        action="store_true",
+        help="evaluate all of the grid (slower, for checking: the mesh is the same)",
+    )
     parser.add_argument("--input", metavar="FILE", help="obj ply stl off glb, xyz or npz")
     parser.add_argument(
         "--output",
@@ -50,7 +55,7 @@ def main() -> int:
     for option in ("trajectories",) if own else WITH_INPUT:
         if getattr(options, option) is not None:
             parser.error(f"--{option} goes {'without' if own else 'with'} --input")
-    overrides = parser.overrides(options)
+    overrides = parser.overrides(options) | ({"dense_grid": True} if options.dense else {})
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, overrides)
     device = choose_device(options.device)
     model, trained = load_model(options.checkpoint, curriculum)

@@ -1,0 +1,392 @@
+"""Signed distance field -> the mesh of its zero level set over [-1, 1]^3, by marching cubes.
+
+Two ways to the same mesh. Dense: the field is evaluated at every point of the lattice. Sparse
+(`SparseLattice`): only where the surface can be, which is some hundredth of it at 256^3.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from scipy.ndimage import maximum_filter
+from skimage.measure import marching_cubes
+from torch import Tensor
+
+from metasdf.method import Method
+
+POINTS_PER_CALL = 2**13  # small enough for the processor's caches
+BORDER_FACTOR = 1e4  # values outside of the lattice, in largest values on it: it is cut off there
+COARSEST = 18  # blocks along a side at first, at least
+SLOPE_MARGIN = 1.5  # by which the largest slope found is multiplied
+SLAB = 32  # cells along x that are meshed at once
+
+
+class NoSurfaceError(ValueError):
+    """A field has one sign everywhere on the grid, so there is nothing to mesh."""
+
+
+def grid_points(start: int, stop: int, resolution: int) -> Tensor:
+    """Points start ... stop-1 of the lattice over [-1, 1]^3, (n, 3) float32; z runs fastest.
+
+    Computed from integer indices: point (i, j, k) is exactly -1 + 2 (i, j, k) / (resolution - 1).
+    """
+    flat = torch.arange(start, stop)
+    index = torch.stack(
+        [
+            torch.div(flat, resolution**2, rounding_mode="floor"),
+            torch.div(flat, resolution, rounding_mode="floor") % resolution,
+            flat % resolution,
+        ],
+        dim=1,
+    )
+    return lattice_points(index, resolution)
+
+
+def lattice_points(index: Tensor, resolution: int) -> Tensor:
+    """The lattice's points at integer indices (n, 3): (n, 3) float32."""
+    return (index.double() * (2 / (resolution - 1)) - 1).float()
+
+
+# Dense
+
+
+@torch.no_grad()
+def evaluate_grid(
+    field: Callable[[Tensor], Tensor], resolution: int, device: torch.device
+) -> np.ndarray:
+    """Signed distances on the lattice, (resolution,)*3 float32. field: (n, 3) -> (n,)."""
+    total = resolution**3
+    values = np.empty(total, np.float32)
+    for start in range(0, total, POINTS_PER_CALL):
+        stop = min(start + POINTS_PER_CALL, total)
+        points = grid_points(start, stop, resolution).to(device)
+        values[start:stop] = field(points).float().cpu().numpy()
+    return values.reshape(resolution, resolution, resolution)
+
+
+def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
+    """The zero level set of signed distances on the lattice over [-1, 1]^3, by marching cubes.
+
+    Faces are oriented outward. A surface that touches the lattice's border is closed there.
+    NoSurfaceError if no sign change, or values that are not numbers, leave nothing to mesh.
+    """
+    _check_finite(grid)
+    if grid.min() >= 0 or grid.max() <= 0:
+        raise _no_crossing(grid.min() >= 0)
+    # One layer of outside, so far out that what touches the border is cut off right there.
+    closed = np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max())
+    vertices, faces, _, _ = marching_cubes(closed, level=0.0)
+    return _mesh(vertices.astype(np.float64), faces, len(grid))
+
+
+def _check_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise NoSurfaceError("the field has values that are not finite")
+
+
+def _no_crossing(outside: bool) -> NoSurfaceError:
+    side = "outside" if outside else "inside"
+    return NoSurfaceError(f"the field is {side} everywhere: no zero crossing")
+
+
+def _mesh(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> trimesh.Trimesh:
+    """vertices: in spacings, where the lattice's first point is at 1."""
+    return trimesh.Trimesh((vertices - 1) * (2 / (resolution - 1)) - 1, faces, process=False)
+
+
+# Sparse
+
+Field = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+# The 27 points of a block of 2 x 2 x 2 cells, and which are its middle, its corners, the middles
+# of its faces and of its edges.
+POINTS = np.array(list(itertools.product(range(3), repeat=3)))
+KINDS = [np.flatnonzero((POINTS == 1).sum(axis=1) == ones) for ones in (3, 0, 2, 1)]
+DISTANCES = np.linalg.norm(POINTS[:, None] - POINTS, axis=-1)
+# Its 8 cells, of each the 8 corners among the 27.
+CELLS = np.array(list(itertools.product(range(2), repeat=3)))
+CORNERS = np.array([[np.dot(cell + corner, (9, 3, 1)) for corner in CELLS] for cell in CELLS])
+AROUND = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)])
+
+
+class SparseLattice:
+    """The values of a field where its surface is, on a lattice over [-1, 1]^3.
+
+    field: (n, 3) -> two tensors (n,): the signed distance, and a function that has the same sign
+    and no jumps (of a composite network the logit; else the distance itself).
+
+    Blocks of cells are looked at from large to small. One whose middle has a value so large that
+    the function, at the steepest slope around there, cannot reach zero within the block, is left
+    out; the others are halved. The slope is the largest gradient of the function at the middles of
+    a block and of those next to it, with a margin. Two things are made up for: where the surface
+    that is found leads into a block that was left out, that block is looked at after all, so that
+    no part of a component is lost; and where neighbouring values are steeper than was thought, the
+    block and those around it are looked at anew with that slope.
+
+    Indices have one layer of points around the lattice, which counts as outside: the point (1, 1,
+    1) is the corner (-1, -1, -1). A block at the border is left out only if it is outside.
+    """
+
+    def __init__(self, field: Field, resolution: int, device: torch.device) -> None:
+        self.field = field
+        self.resolution = resolution
+        self.device = device
+        self.side = resolution + 4  # of the index space, with all that blocks reach beyond
+        self.keys = np.empty(0, np.int64)  # sorted: the points evaluated
+        self.distances = np.empty(0, np.float32)
+        self.values = np.empty(0, np.float32)  # of the function with the same sign
+
+    def key(self, index: np.ndarray) -> np.ndarray:
+        """Indices (..., 3) as single numbers."""
+        return (index[..., 0] * self.side + index[..., 1]) * self.side + index[..., 2]
+
+    def index(self, key: np.ndarray) -> np.ndarray:
+        return np.stack(np.unravel_index(key, (self.side,) * 3), axis=-1)
+
+    def within(self, index: np.ndarray) -> np.ndarray:
+        """Which of the indices (..., 3) are on the lattice, rather than around it."""
+        return ((index >= 1) & (index <= self.resolution)).all(axis=-1)
+
+    def evaluate(self, keys: np.ndarray) -> np.ndarray:
+        """The function's values at points of the lattice (n,), each evaluated once."""
+        new = np.unique(keys[~self.known(keys)])
+        distances, values = (np.empty(len(new), np.float32) for _ in range(2))
+        for start in range(0, len(new), POINTS_PER_CALL):
+            some = slice(start, start + POINTS_PER_CALL)
+            with torch.no_grad():
+                both = self.field(self.points(new[some]))
+            distances[some], values[some] = (of.float().cpu().numpy() for of in both)
+        self._keep(new, distances, values)
+        return self.values[np.searchsorted(self.keys, keys)]
+
+    def evaluate_slopes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The function's values at new points (n,), and its gradients' norms, per spacing."""
+        distances, values, slopes = (np.empty(len(keys), np.float32) for _ in range(3))
+        for start in range(0, len(keys), POINTS_PER_CALL):
+            some = slice(start, start + POINTS_PER_CALL)
+            points = self.points(keys[some]).requires_grad_()
+            with torch.enable_grad():
+                both = self.field(points)
+                (gradient,) = torch.autograd.grad(both[1].sum(), points)
+            of_all = (*both, gradient.norm(dim=1))
+            distances[some], values[some], slopes[some] = (
+                of.detach().float().cpu().numpy() for of in of_all
+            )
+        self._keep(keys, distances, values)
+        return values, slopes * (2 / (self.resolution - 1))
+
+    def points(self, keys: np.ndarray) -> Tensor:
+        index = torch.from_numpy(self.index(keys) - 1)
+        return lattice_points(index, self.resolution).to(self.device)
+
+    def _keep(self, keys: np.ndarray, distances: np.ndarray, values: np.ndarray) -> None:
+        _check_finite(distances)
+        keys = np.concatenate([self.keys, keys])
+        order = np.argsort(keys, kind="stable")
+        self.keys = keys[order]
+        self.distances = np.concatenate([self.distances, distances])[order]
+        self.values = np.concatenate([self.values, values])[order]
+
+    def known(self, keys: np.ndarray) -> np.ndarray:
+        """Which points are evaluated."""
+        if not len(self.keys):
+            return np.zeros(len(keys), bool)
+        place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return self.keys[place] == keys
+
+    def mesh(self) -> trimesh.Trimesh:
+        """What `extract_mesh` gives of all values; vertices and faces come in another order."""
+        cells = self.crossed(*self.candidates())
+        if not len(cells):
+            raise _no_crossing(bool((self.distances > 0).all()))
+        return self.march(cells)
+
+    def candidates(self) -> tuple[np.ndarray, np.ndarray]:
+        """First points (n, 3) of the blocks of 2 x 2 x 2 cells that may have surface; slopes (n,).
+
+        Slopes are changes of the function's value per spacing.
+        """
+        size = 2
+        while 2 * size * COARSEST <= self.resolution:
+            size *= 2
+        line = np.arange(0, self.resolution + 1, size)
+        blocks = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
+        slopes = None
+        while True:
+            middles = self.key((blocks + size // 2).clip(1, self.resolution))
+            if slopes is None or size > 2:
+                values, slopes = self.evaluate_slopes(middles)
+                slopes = SLOPE_MARGIN * self._largest_around(blocks // size, slopes)
+            else:
+                values = self.evaluate(middles)
+            at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
+            kept = np.abs(values) <= slopes * math.sqrt(3) * size / 2
+            kept |= at_border & (values <= 0)
+            blocks, slopes = blocks[kept], slopes[kept]
+            if size == 2 or not len(blocks):
+                return blocks, slopes
+            size //= 2
+            blocks = (blocks[:, None] + size * CELLS).reshape(-1, 3)
+            on_lattice = (blocks <= self.resolution).all(axis=1)
+            blocks, slopes = blocks[on_lattice], np.repeat(slopes, 8)[on_lattice]
+
+    @staticmethod
+    def _largest_around(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Of each place (n, 3) with a value (n,) the largest value there and next to it."""
+        whole = np.zeros(index.max(axis=0) + 1, values.dtype)
+        whole[tuple(index.T)] = values
+        return maximum_filter(whole, size=3)[tuple(index.T)]
+
+    def crossed(self, blocks: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """The cells (n, 3) that the surface crosses, all of their corners evaluated.
+
+        blocks, slopes: as `candidates` gives them.
+        """
+        while True:
+            cells, seen, leads, faces = self._crossed_in(blocks, slopes)
+            steep = np.flatnonzero(seen > slopes)
+            slopes[steep] = SLOPE_MARGIN * seen[steep]
+            to = np.concatenate([leads, np.repeat(steep, len(AROUND))])
+            step = np.concatenate([faces, np.tile(AROUND, (len(steep), 1))])
+            further = blocks[to] + 2 * step
+            on_lattice = ((further >= 0) & (further <= self.resolution)).all(axis=1)
+            fresh = on_lattice & ~np.isin(self.key(further), self.key(blocks))
+            if not len(steep) and not fresh.any():
+                return cells
+            _, one = np.unique(self.key(further[fresh]), return_index=True)
+            blocks = np.concatenate([blocks, further[fresh][one]])
+            slopes = np.concatenate([slopes, slopes[to][fresh][one]])
+
+    def _crossed_in(
+        self, blocks: np.ndarray, slopes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Crossed cells (n, 3) of blocks (m, 3), and the largest slope seen in each block (m,).
+
+        And through which faces surface leaves a block: of each its block's number (k,), and where
+        its neighbour is (k, 3).
+        """
+        keys = self.key(blocks)[:, None] + self.key(POINTS)
+        points, place = np.unique(keys, return_inverse=True)
+        place = place.reshape(keys.shape)
+        on_lattice = self.within(self.index(points))
+        value = np.full(len(points), np.nan, np.float32)
+        sign = np.where(on_lattice, 0, 1).astype(np.int8)
+
+        def evaluate(which: np.ndarray) -> None:
+            value[which] = self.evaluate(points[which])
+            sign[which] = np.sign(value[which])
+
+        evaluate(np.flatnonzero(self.known(points)))
+        for kind in KINDS:
+            _infer(kind, value, sign, place, slopes)
+            of_kind = np.unique(place[:, kind])
+            evaluate(of_kind[(sign[of_kind] == 0) & np.isnan(value[of_kind])])
+
+        at_corners = sign[place][:, CORNERS]  # (blocks, cells, corners)
+        block, cell = np.nonzero((at_corners.min(axis=2) <= 0) & (at_corners.max(axis=2) >= 0))
+        corners = np.unique(place[block[:, None], CORNERS[cell]])
+        evaluate(corners[on_lattice[corners] & np.isnan(value[corners])])
+
+        leaves, steps = [], []
+        for axis, side in itertools.product(range(3), (0, 1)):
+            on_face = sign[place[block[:, None], CORNERS[cell][:, CELLS[:, axis] == side]]]
+            out = (on_face.min(axis=1) <= 0) & (on_face.max(axis=1) >= 0)
+            out &= CELLS[cell, axis] == side
+            leaves.append(block[out])
+            steps.append(
+                np.broadcast_to((2 * side - 1) * np.eye(3, dtype=int)[axis], (out.sum(), 3))
+            )
+
+        local, seen = value[place], np.zeros(len(blocks), np.float32)
+        for axis in range(3):
+            first = np.flatnonzero(POINTS[:, axis] < 2)
+            change = np.abs(local[:, first + (9, 3, 1)[axis]] - local[:, first])
+            seen = np.maximum(seen, np.nan_to_num(change, nan=0.0).max(axis=1))
+        return (
+            blocks[block] + CELLS[cell],
+            seen,
+            np.concatenate(leaves),
+            np.concatenate(steps),
+        )
+
+    def march(self, cells: np.ndarray) -> trimesh.Trimesh:
+        """Marching cubes on cells (n, 3) whose corners are all evaluated or around the lattice."""
+        border = BORDER_FACTOR * np.abs(self.distances).max()
+        width = self.resolution + 2
+        vertices, faces, count = [], [], 0
+        twins = []  # of vertices on a plane that two slabs share: position, and which one there
+        for start in range(0, self.resolution + 1, SLAB):
+            of_slab = cells[(cells[:, 0] >= start) & (cells[:, 0] < start + SLAB)]
+            if not len(of_slab):
+                continue
+            volume = np.full((SLAB + 1, width, width), border, np.float32)
+            crossed = np.zeros(volume.shape, bool)
+            first = np.array([start, 0, 0])
+            crossed[tuple((of_slab - first + 1).T)] = True  # a cell is marked at its last corner
+            corners = np.unique(self.key(of_slab)[:, None] + self.key(CELLS))
+            corners = corners[self.known(corners)]
+            at = tuple((self.index(corners) - first).T)
+            volume[at] = self.distances[np.searchsorted(self.keys, corners)]
+            of_vertices, of_faces, _, _ = marching_cubes(volume, level=0.0, mask=crossed)
+            of_vertices = of_vertices.astype(np.float64) + first
+            shared = np.flatnonzero(of_vertices[:, 0] % SLAB == 0)
+            twins.append((shared + count, _numbered(of_vertices[shared])))
+            vertices.append(of_vertices)
+            faces.append(of_faces + count)
+            count += len(of_vertices)
+        vertices, faces = np.concatenate(vertices), np.concatenate(faces)
+        shared, places = (np.concatenate(of_slabs) for of_slabs in zip(*twins, strict=True))
+        _, one, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        target = np.arange(count)
+        target[shared] = shared[one][which.reshape(-1)]
+        kept, faces = np.unique(target[faces], return_inverse=True)
+        return _mesh(vertices[kept], faces.reshape(-1, 3), self.resolution)
+
+
+def _numbered(rows: np.ndarray) -> np.ndarray:
+    """Rows (n, d) with one more number, that counts equal ones: (n, d + 1), all different."""
+    order = np.lexsort(rows.T[::-1])
+    fresh = np.ones(len(rows), bool)
+    fresh[1:] = (np.diff(rows[order], axis=0) != 0).any(axis=1)
+    first = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
+    number = np.empty(len(rows), int)
+    number[order] = np.arange(len(rows)) - first
+    return np.column_stack([rows, number])
+
+
+def _infer(
+    kind: np.ndarray, value: np.ndarray, sign: np.ndarray, place: np.ndarray, slopes: np.ndarray
+) -> None:
+    """Set the signs at one kind of a block's points that values nearby leave no choice of.
+
+    value, sign: of points (p,), NaN and 0 where not known yet. place: the 27 points of each block
+    (m, 27) among these. slopes: of blocks (m,).
+    """
+    local = value[place]
+    for point in kind:
+        for near in np.flatnonzero(DISTANCES[point] < 2):
+            if point != near:
+                sure = np.abs(local[:, near]) > slopes * DISTANCES[point, near]
+                sure &= sign[place[:, point]] == 0
+                sign[place[sure, point]] = np.sign(local[sure, near])
+
+
+def mesh_field(
+    model: Method, fields: Any, resolution: int, device: torch.device, dense: bool = False
+) -> trimesh.Trimesh:
+    """Mesh one fitted field (`fields` from `model.adapt`, of a single task).
+
+    dense: evaluate the whole lattice. The mesh is the same but for the order of its vertices.
+    """
+
+    def field(x: Tensor) -> tuple[Tensor, Tensor]:
+        prediction = model.predict(x.unsqueeze(0), fields)[0]
+        return model.loss.signed_distance(prediction)[:, 0], prediction[:, 0]
+
+    if dense:
+        return extract_mesh(evaluate_grid(lambda x: field(x)[0], resolution, device))
+    return SparseLattice(field, resolution, device).mesh()

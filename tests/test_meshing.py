@@ -1,0 +1,224 @@
+"""Fields become meshes at the right place, and evaluating less of the grid changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+
+from conftest import run_script, sphere_arguments, sphere_curriculum
+from metasdf.checkpoint import load_model
+from metasdf.data import read_split
+from metasdf.meshing import (
+    NoSurfaceError,
+    SparseLattice,
+    evaluate_grid,
+    extract_mesh,
+    grid_points,
+    mesh_field,
+)
+from metasdf.networks import CoordinateNetwork
+from metasdf.reconstruction import held_out_task
+from metasdf.training import train
+
+CPU = torch.device("cpu")
+
+
+def sphere(x):
+    return x.norm(dim=1) - 0.6
+
+
+def dense_mesh(field, resolution):
+    return extract_mesh(evaluate_grid(field, resolution, CPU))
+
+
+def sparse(field, resolution):
+    """What the field is where its surface is; `field` need not be continuous."""
+    return SparseLattice(lambda x: (field(x), field(x)), resolution, CPU)
+
+
+def assert_same_mesh(one, other):
+    """The same vertices, to 1e-6, and the same faces of them, in whatever order."""
+    assert len(one.vertices) == len(other.vertices)
+    distance, match = cKDTree(other.vertices).query(one.vertices)
+    assert distance.max() < 1e-6
+    assert len(np.unique(match)) == len(match)
+
+    def faces(of):  # each starting with its smallest vertex, so that orientation is kept
+        first = of.argmin(axis=1)[:, None]
+        turned = np.take_along_axis(of, (first + np.arange(3)) % 3, axis=1)
+        return turned[np.lexsort(turned.T)]
+
+    assert np.array_equal(faces(match[one.faces]), faces(other.faces))
+
+
+# The grid, all of it
+
+
+def test_lattice_points_are_exact_from_corner_to_corner():
+    points = grid_points(0, 27, 3)
+    expected = [[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]
+    assert points.tolist() == expected
+
+
+def test_lattice_points_keep_their_axis_at_full_resolution():
+    n = 256
+    index = torch.tensor([0, 255, 256, 65_535, 65_536, 8_421_504, n**3 - 1])
+    for flat in index.tolist():
+        point = grid_points(flat, flat + 1, n)[0]
+        ijk = np.array(np.unravel_index(flat, (n, n, n)))
+        assert point.numpy() == pytest.approx(2 * ijk / (n - 1) - 1, abs=1e-7)
+    # A row along z: x and y stay constant, as they do not in a grid made by float division.
+    row = grid_points(5 * n, 6 * n, n)
+    assert len(row[:, 0].unique()) == len(row[:, 1].unique()) == 1
+
+
+def test_a_sphere_becomes_a_closed_mesh_of_its_radius_facing_outward():
+    mesh = dense_mesh(sphere, 65)
+    radius = np.linalg.norm(mesh.vertices, axis=1)
+    assert np.abs(radius - 0.6).max() < 1e-3
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.005)
+
+
+def test_a_slab_off_centre_is_where_it_should_be():
+    def slab(x):
+        return (
+            (x - torch.tensor([0.1, -0.2, 0.3])).abs().sub(torch.tensor([0.4, 0.05, 0.3])).amax(1)
+        )
+
+    expected = [[-0.3, -0.25, 0.0], [0.5, -0.15, 0.6]]
+    for mesh in (dense_mesh(slab, 97), sparse(slab, 97).mesh()):
+        assert mesh.bounds == pytest.approx(np.array(expected), abs=1e-3)
+
+
+def test_a_surface_that_leaves_the_box_is_closed_at_its_border():
+    def wall(x):
+        return x[:, 0] - 0.25
+
+    for mesh in (dense_mesh(wall, 33), sparse(wall, 33).mesh()):
+        assert mesh.is_watertight
+        assert mesh.volume == pytest.approx(1.25 * 4, rel=1e-3)
+        assert np.abs(mesh.vertices).max() <= 1 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(0.3, "outside everywhere"), (float("nan"), "finite")]
+)
+def test_a_field_without_surface_is_an_error(value, message):
+    with pytest.raises(NoSurfaceError, match=message):
+        extract_mesh(np.full((8, 8, 8), value, np.float32))
+    with pytest.raises(NoSurfaceError, match=message):
+        sparse(lambda x: value + 0 * x[:, 0], 32).mesh()
+
+
+# Less of it
+
+
+@pytest.mark.parametrize("resolution", [3, 17, 40, 65, 90, 130])
+def test_less_of_the_grid_gives_the_same_mesh_at_any_resolution(resolution):
+    def egg(x):
+        return (x * torch.tensor([1.0, 1.5, 0.8])).norm(dim=1) - 0.9
+
+    assert_same_mesh(sparse(egg, resolution).mesh(), dense_mesh(egg, resolution))
+
+
+def test_small_pieces_and_thin_sheets_are_found():
+    def pieces(x):
+        ball = x.norm(dim=1) - 0.5
+        crumb = (x - torch.tensor([0.83, -0.71, 0.9])).norm(dim=1) - 0.025
+        sheet = ((x - torch.tensor([0.0, 0.75, 0.0])).abs() - torch.tensor([0.6, 0.01, 0.6])).amax(
+            1
+        )
+        return torch.minimum(torch.minimum(ball, crumb), sheet)
+
+    lattice = sparse(pieces, 128)
+    mesh = lattice.mesh()
+    assert mesh.body_count == 3
+    assert_same_mesh(mesh, dense_mesh(pieces, 128))
+    assert len(lattice.keys) < 128**3 / 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("kind", "w0"), [("siren", 10.0), ("siren", 30.0), ("pe", 1.0)])
+def test_fields_of_many_pieces_lose_none(kind, w0, seed):
+    torch.manual_seed(seed)
+    network = CoordinateNetwork(kind, hidden_features=32, hidden_layers=1, w0=w0)
+    with torch.no_grad():
+        some = network(2 * torch.rand(20_000, 3) - 1)
+    level = torch.quantile(some, [0.5, 0.05, 0.01, 0.003][seed])  # the less, the smaller pieces
+
+    def field(x):  # at the border vertices can coincide, and could not be told apart
+        return torch.maximum(network(x)[:, 0] - level, x.abs().amax(dim=1) - 0.95)
+
+    assert_same_mesh(sparse(field, 64).mesh(), dense_mesh(field, 64))
+
+
+def test_a_sign_that_jumps_is_found_by_the_logit():
+    def field(x):
+        logit = 20 * torch.tanh(30 * sphere(x)) + torch.sin(9 * x[:, 0])
+        return torch.sign(logit) * (sphere(x).abs() + 0.02), logit
+
+    lattice = SparseLattice(field, 96, CPU)
+    assert_same_mesh(lattice.mesh(), dense_mesh(lambda x: field(x)[0], 96))
+    assert len(lattice.keys) < 96**3 / 5
+
+
+def test_surface_is_followed_into_blocks_that_were_left_out(monkeypatch):
+    found = SparseLattice.candidates
+
+    def few(self):
+        blocks, slopes = found(self)
+        return blocks[300:301], slopes[300:301]
+
+    monkeypatch.setattr(SparseLattice, "candidates", few)
+    assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
+
+
+def test_a_slope_that_was_too_small_is_raised(monkeypatch):
+    found = SparseLattice.candidates
+
+    def flat(self):
+        blocks, slopes = found(self)
+        return blocks, slopes / 100
+
+    monkeypatch.setattr(SparseLattice, "candidates", flat)
+    assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
+
+
+def test_no_point_is_evaluated_twice():
+    seen = []
+
+    def field(x):
+        seen.append(x.detach())
+        return sphere(x), sphere(x)
+
+    lattice = SparseLattice(field, 64, CPU)
+    lattice.mesh()
+    points = torch.cat(seen)
+    assert len(points) == len(points.unique(dim=0)) == len(lattice.keys)
+
+
+@pytest.mark.parametrize(
+    ("method", "mode"), [("metasdf", "multitask"), ("metasdf", "l1"), ("autodecoder", "l1")]
+)
+def test_a_trained_model_gives_the_same_mesh_either_way(method, mode, spheres, tmp_path):
+    keys = {"method": method, "training_mode": mode, "num_epochs": 30, "code_steps": 100}
+    curriculum = sphere_curriculum(spheres, tmp_path, **keys)
+    train(curriculum, CPU)
+    model, _ = load_model(tmp_path / "checkpoints" / "latest.pth")
+    task = held_out_task(curriculum, read_split(curriculum["test_split"])[0], CPU)
+    fields = model.adapt(task["context"])
+    meshes = [mesh_field(model, fields, 48, CPU, dense) for dense in (False, True)]
+    assert_same_mesh(*meshes)
+
+
+def test_the_command_meshes_either_way(spheres, tmp_path):
+    arguments = ["tables_tiny", *sphere_arguments(spheres, tmp_path, num_epochs=2, resolution=40)]
+    train(sphere_curriculum(spheres, tmp_path, num_epochs=2), CPU)
+    checkpoint = ("--checkpoint", tmp_path / "checkpoints" / "latest.pth")
+    files = {}
+    for more in ((), ("--dense",)):
+        run_script("run_reconstruct.py", *arguments, *checkpoint, *more, cwd=tmp_path)
+        (file,) = sorted(tmp_path.rglob("initialisation.ply"))
+        files[more] = file.read_bytes()
+    assert files[()][:200] == files[("--dense",)][:200]  # as many vertices and faces
