@@ -358,20 +358,23 @@ class AutoDecoder(Method):
         """The decoder's outputs at x [T, N, d]: [T, N, c]."""
         return self.decoder(x, fields)
 
-    def outer_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def outer_loss(
+        self, batch: Mapping[str, Any], whole: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """In training: error of the shapes' own codes on the queries, and the codes' penalty.
 
         Besides the queries, the batch gives "index" [T], which training shapes these are, and
         "epoch", counted from 0. In evaluation mode codes are fitted to the contexts.
         """
         if not self.training:
-            return super().outer_loss(batch)
+            return super().outer_loss(batch, whole)
         query_x, query_y = batch["query"]
         code = self.codes[batch["index"]]
         prediction = self.predict(query_x, self.decoder.condition(code))
         ramp = min(1.0, (batch["epoch"] + 1) / CODE_PENALTY_EPOCHS)
-        penalty = ramp * code_penalty(code).mean()
-        return self.loss.outer(prediction, query_y) + penalty, prediction
+        tasks = len(query_y if whole is None else whole)
+        penalty = ramp * code_penalty(code).sum() / tasks
+        return self.loss.outer(prediction, query_y, whole) + penalty, prediction
 
     def parameter_groups(self, lr: float, code_lr: float) -> list[dict[str, Any]]:
         """Codes learn with their own step size."""

@@ -49,6 +49,7 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
             num_steps=curriculum["num_meta_steps"],
             initial_step_size=curriculum["init_lr"],
             first_order=curriculum["first_order"],
+            recompute=curriculum["recompute_steps"],
         )
     decoder = _build_decoder(curriculum, conditioning, loss.out_features)
     if encoder == "autodecoder":

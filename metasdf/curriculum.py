@@ -184,6 +184,12 @@ _TRAINING: dict[str, Key] = {
     "lr_decay_factor": Key(float, 0.5, "by what lr is multiplied"),
     "gradient_clip": Key(float, 0.5, "largest absolute value in a meta-gradient", minimum=0),
     "ScenesPerBatch": Key(int, 32, "shapes per outer step", minimum=1),
+    "scenes_per_microbatch": Key(
+        int, None, "shapes at once in a step, for less memory (none: all of the batch)", minimum=1
+    ),
+    "recompute_steps": Key(
+        bool, False, "metasdf: keep no inner step's graph but recompute it, for less memory"
+    ),
     "num_epochs": Key(int, 3000, "passes over the training shapes", minimum=1),
     "validate_every": Key(int, 1, "epochs between validations", minimum=1),
     "checkpoint_every": Key(int, 100, "epochs between numbered checkpoints", minimum=1),

@@ -1,7 +1,9 @@
 """Losses between a network's output [T, N, c] and signed distances [T, N, 1], inside negative.
 
 Each loss gives `inner` per task [T], averaged over a task's points, so that what one task
-learns from its context does not depend on the others; and `outer`, one number for a batch.
+learns from its context does not depend on the others; and `outer`, one number for a batch. Where
+the tasks are only a part of a batch, `outer` takes the targets of the whole, and gives what the
+part contributes to the batch's loss: summed over all parts, that loss.
 """
 
 from collections.abc import Callable
@@ -65,8 +67,9 @@ class DistanceLoss(nn.Module):
     def inner(self, prediction: Tensor, target: Tensor) -> Tensor:
         return self._inner(self._difference(prediction, target)).mean(dim=(-2, -1))
 
-    def outer(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return self._outer(self._difference(prediction, target)).mean()
+    def outer(self, prediction: Tensor, target: Tensor, whole: Tensor | None = None) -> Tensor:
+        count = target.numel() if whole is None else whole.numel()
+        return self._outer(self._difference(prediction, target)).sum() / count
 
     def _difference(self, prediction: Tensor, target: Tensor) -> Tensor:
         if self.clamp is not None:
@@ -107,11 +110,13 @@ class CompositeLoss(nn.Module):
         bce, l1 = self._terms(prediction, target)
         return self._weigh(bce.mean(dim=-1), l1.mean(dim=-1), self.sigma)
 
-    def outer(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def outer(self, prediction: Tensor, target: Tensor, whole: Tensor | None = None) -> Tensor:
+        whole = target if whole is None else whole
         bce, l1 = self._terms(prediction, target)
-        known = (target[..., 0] != IGNORED_DISTANCE).to(l1.dtype)
-        l1 = (l1 * known).sum() / known.sum().clamp(min=1)
-        return self._weigh(bce.mean(), l1, self.sigma_outer)
+        known = target[..., 0] != IGNORED_DISTANCE
+        count = (whole[..., 0] != IGNORED_DISTANCE).sum().clamp(min=1)
+        share = target.numel() / whole.numel()
+        return self._weigh(bce.mean() * share, (l1 * known).sum() / count, self.sigma_outer, share)
 
     @staticmethod
     def _terms(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,8 +126,9 @@ class CompositeLoss(nn.Module):
         return bce, (prediction[..., 1] - target).abs()
 
     @staticmethod
-    def _weigh(bce: Tensor, l1: Tensor, sigma: Tensor) -> Tensor:
-        return bce / (2 * sigma[0] ** 2) + l1 / (2 * sigma[1] ** 2) + torch.log(sigma.prod())
+    def _weigh(bce: Tensor, l1: Tensor, sigma: Tensor, share: float = 1.0) -> Tensor:
+        terms = bce / (2 * sigma[0] ** 2) + l1 / (2 * sigma[1] ** 2)
+        return terms + share * torch.log(sigma.prod())
 
     @staticmethod
     def signed_distance(prediction: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ initialisation and the step sizes by the error on the query.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,29 +27,85 @@ STEP_SIZE_TYPES = (
 )
 
 
+def step(
+    params: Params,
+    step_size: Params,
+    loss: Callable[[Params], Tensor],
+    first_order: bool,
+) -> Params:
+    """One step of gradient descent: p <- p - step_size dL/dp. See `adapt`."""
+    at = params
+    if first_order:
+        at = OrderedDict((n, p.detach().requires_grad_()) for n, p in params.items())
+    gradients = torch.autograd.grad(
+        loss(at), list(at.values()), create_graph=not first_order, materialize_grads=True
+    )
+    return OrderedDict(
+        (name, p - step_size[name] * gradient)
+        for (name, p), gradient in zip(params.items(), gradients, strict=True)
+    )
+
+
+class RecomputedStep(torch.autograd.Function):
+    """`step` without a graph; in the backward pass it is taken again, with one.
+
+    So of many steps the graph of only one is held at any time, for one more evaluation of each.
+    Inputs after `loss` and `of_loss`: the params' tensors, then the step sizes', then the
+    loss's own weights `of_loss`.
+    """
+
+    @staticmethod
+    def forward(ctx, names, loss, of_loss, *tensors):
+        ctx.names, ctx.loss, ctx.of_loss = names, loss, of_loss
+        ctx.save_for_backward(*tensors)
+        count = len(names)
+        params, sizes = (
+            OrderedDict(zip(names, some, strict=True))
+            for some in (tensors[:count], tensors[count : 2 * count])
+        )
+        with torch.enable_grad():
+            result = step(params, sizes, loss, first_order=True)
+        return tuple(p.detach() for p in result.values())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):
+        count = len(ctx.names)
+        with torch.enable_grad():
+            inputs = [t.detach().requires_grad_() for t in ctx.saved_tensors[: 2 * count]]
+            params, sizes = (
+                OrderedDict(zip(ctx.names, some, strict=True))
+                for some in (inputs[:count], inputs[count:])
+            )
+            result = step(params, sizes, ctx.loss, first_order=False)
+            found = torch.autograd.grad(
+                list(result.values()), [*inputs, *ctx.of_loss], gradients, allow_unused=True
+            )
+        return None, None, None, *found
+
+
 def adapt(
     params: Params,
     step_sizes: Iterable[Params],
     loss: Callable[[Params], Tensor],
     first_order: bool,
+    recompute: Sequence[Tensor] | None = None,
 ) -> Params:
     """Gradient descent, one step per entry of `step_sizes`: p <- p - step_size dL/dp.
 
     params, step_sizes: name -> tensor; `loss` maps params to a scalar. The result is
     differentiable with respect to everything that went in; with `first_order` the gradients
-    dL/dp count as constants (FOMAML: no second derivatives are formed at all).
+    dL/dp count as constants (FOMAML: no second derivatives are formed at all). recompute: the
+    loss's own weights that learn; given, no step's graph is kept, see `RecomputedStep`.
     """
     for step_size in step_sizes:
-        at = params
-        if first_order:
-            at = OrderedDict((n, p.detach().requires_grad_()) for n, p in params.items())
-        gradients = torch.autograd.grad(
-            loss(at), list(at.values()), create_graph=not first_order, materialize_grads=True
-        )
-        params = OrderedDict(
-            (name, p - step_size[name] * gradient)
-            for (name, p), gradient in zip(params.items(), gradients, strict=True)
-        )
+        if recompute is None or first_order:
+            params = step(params, step_size, loss, first_order)
+        else:
+            names = list(params)
+            tensors = (*params.values(), *(step_size[name] for name in names), *recompute)
+            result = RecomputedStep.apply(names, loss, recompute, *tensors)
+            params = OrderedDict(zip(names, result, strict=True))
     return params
 
 
@@ -122,6 +178,8 @@ class MetaSDF(Method):
     num_steps: inner steps K in training and, unless told otherwise, at test time.
     first_order: meta-gradients without second derivatives (FOMAML). The inner loss's own
     weights (sigma) then receive no gradient, as they act through second derivatives only.
+    recompute: in training keep no inner step's graph, but take each step once more in the
+    backward pass: the same gradients for less memory and more time.
     """
 
     def __init__(
@@ -133,12 +191,14 @@ class MetaSDF(Method):
         initial_step_size: float = 5e-3,
         first_order: bool = False,
         original_extra_steps: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.num_steps = num_steps
         self.first_order = first_order
+        self.recompute = recompute
         self.step_sizes = StepSizes(
             step_size_type,
             meta_parameters(network),
@@ -170,6 +230,7 @@ class MetaSDF(Method):
                 # Summed over tasks, so no task's gradient depends on how many there are.
                 lambda p: self.loss.inner(self.predict(x, p), y).sum(),
                 first_order=self.first_order or not differentiable,
+                recompute=list(self.loss.parameters()) if self.recompute else None,
             )
 
     def predict(self, x: Tensor, params: Params) -> Tensor:

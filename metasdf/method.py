@@ -41,11 +41,17 @@ class Method(nn.Module):
         """Fit the context, then evaluate at query_x [T, M, d]: [T, M, c]."""
         return self.predict(query_x, self.adapt(context, num_steps))
 
-    def outer_loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """What training minimises on a batch (scalar), and the predictions at its queries."""
+    def outer_loss(
+        self, batch: Mapping[str, Any], whole: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What training minimises on a batch (scalar), and the predictions at its queries.
+
+        whole: where `batch` is a part of one, the targets of the whole; then the loss is what the
+        part contributes, and sums to the whole batch's.
+        """
         query_x, query_y = batch["query"]
         prediction = self(batch["context"], query_x)
-        return self.loss.outer(prediction, query_y), prediction
+        return self.loss.outer(prediction, query_y, whole), prediction
 
     def parameter_groups(self, lr: float, code_lr: float) -> list[dict[str, Any]]:
         """Groups for the optimiser: network weights learn with lr, latent codes with code_lr."""

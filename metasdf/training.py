@@ -5,7 +5,7 @@ The same loop trains the methods MetaSDF is compared with: see `Method.outer_los
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +29,69 @@ class DivergedError(InputError):
     """No step of an epoch had a finite meta-gradient."""
 
 
-def meta_loss(model: Method, batch: Task) -> tuple[Tensor, Tensor]:
-    """Adapt to the contexts; outer loss and the loss's score on the queries (scalars)."""
-    loss, prediction = model.outer_loss(batch)
+def meta_loss(model: Method, batch: Task, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Adapt to the contexts; outer loss and the loss's score on the queries (scalars).
+
+    whole: see `Method.outer_loss`.
+    """
+    loss, prediction = model.outer_loss(batch, whole)
     with torch.no_grad():
         score = model.loss.score.of(prediction, batch["query"][1])
     return loss, score
 
 
+def microbatches(batch: Task, scenes: int | None) -> Iterator[Task]:
+    """The batch in parts of so many tasks; None: whole."""
+    count = len(batch["query"][0])
+    scenes = scenes or count
+    for start in range(0, count, scenes):
+        part = {
+            name: tuple(t[start : start + scenes] for t in batch[name])
+            for name in ("context", "query")
+        }
+        if "index" in batch:
+            part["index"] = batch["index"][start : start + scenes]
+        yield {**batch, **part}
+
+
+def losses(
+    model: Method, batch: Task, scenes_per_microbatch: int | None, backward: bool
+) -> tuple[float, float]:
+    """A batch's outer loss and score, one part after the other; with their gradients, if asked.
+
+    Gradients add up to the whole batch's, whatever the parts: only one part's graph is held.
+    """
+    whole = batch["query"][1]
+    total, total_score = 0.0, 0.0
+    for part in microbatches(batch, scenes_per_microbatch):
+        loss, score = meta_loss(model, part, whole)
+        if backward:
+            loss.backward()
+        total += loss.item()
+        total_score += score.item() * len(part["query"][1]) / len(whole)
+    return total, total_score
+
+
 def outer_step(
-    model: Method, optimizer: torch.optim.Optimizer, batch: Task, gradient_clip: float
+    model: Method,
+    optimizer: torch.optim.Optimizer,
+    batch: Task,
+    gradient_clip: float,
+    scenes_per_microbatch: int | None = None,
 ) -> tuple[float, float]:
     """One update of initialisation and step sizes; the batch's loss and score.
 
     Where the meta-gradient is not finite nothing is updated, and the loss returned is NaN.
     """
     model.train()
-    loss, score = meta_loss(model, batch)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss, score = losses(model, batch, scenes_per_microbatch, backward=True)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not all(gradient.isfinite().all() for gradient in gradients):
-        return math.nan, score.item()  # one such step would ruin every weight
+        return math.nan, score  # one such step would ruin every weight
     torch.nn.utils.clip_grad_value_(model.parameters(), gradient_clip)
     optimizer.step()
-    return loss.item(), score.item()
+    return loss, score
 
 
 def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
@@ -62,14 +100,19 @@ def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
 
 
 @torch.no_grad()
-def validate(model: Method, data: TaskDataset, device: torch.device) -> tuple[float, float]:
+def validate(
+    model: Method,
+    data: TaskDataset,
+    device: torch.device,
+    scenes_per_microbatch: int | None = None,
+) -> tuple[float, float]:
     """Mean outer loss and score over a data set: the same draw every time."""
     model.eval()
     totals, count = torch.zeros(2), 0
     for batch in data.batches(epoch=0):
         tasks = len(batch["query"][0])
-        loss, score = meta_loss(model, to_device(batch, device))
-        totals += tasks * torch.tensor([loss.item(), score.item()])
+        batch = to_device(batch, device)
+        totals += tasks * torch.tensor(losses(model, batch, scenes_per_microbatch, backward=False))
         count += tasks
     return tuple((totals / count).tolist())
 
@@ -178,6 +221,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         first_epoch = state["epoch"]
 
+    clip, scenes = curriculum["gradient_clip"], curriculum["scenes_per_microbatch"]
     epochs = range(first_epoch, curriculum["num_epochs"])
     step = first_epoch * train_data.batches_per_epoch
     progress = tqdm(
@@ -191,25 +235,25 @@ def train(
     with log, progress:
         for epoch in epochs:
             begin_epoch(optimizer, start_step_sizes, curriculum, epoch)
-            losses = []
+            epoch_losses = []
             for batch in train_data.batches(epoch):
-                loss, score = outer_step(
-                    model, optimizer, to_device(batch, device), curriculum["gradient_clip"]
-                )
-                losses.append(loss)
+                batch = to_device(batch, device)
+                loss, score = outer_step(model, optimizer, batch, clip, scenes)
+                epoch_losses.append(loss)
                 log.add_scalar("Loss/Train", loss, step)
                 log.add_scalar(f"{model.loss.score.name}/Train", score, step)
                 step += 1
                 progress.update()
                 progress.set_postfix(epoch=epoch + 1, loss=f"{loss:.4g}", refresh=False)
             done = epoch + 1
-            if bad := sum(map(math.isnan, losses)):
-                message = f"epoch {done}: no finite meta-gradient in {bad} of {len(losses)} steps"
-                if bad == len(losses):
+            if bad := sum(map(math.isnan, epoch_losses)):
+                of = len(epoch_losses)
+                message = f"epoch {done}: no finite meta-gradient in {bad} of {of} steps"
+                if bad == of:
                     raise DivergedError(f"{message}; lower init_lr or lr (the last epoch is kept)")
                 progress.write(f"{message}, which were left out", file=sys.stderr)
             if done % curriculum["validate_every"] == 0 or done == curriculum["num_epochs"]:
-                loss, score = validate(model, val_data, device)
+                loss, score = validate(model, val_data, device, scenes)
                 # At the last step done: what is logged at `step` is purged when a run goes on.
                 log.add_scalar("Loss/Val", loss, step - 1)
                 log.add_scalar(f"{model.loss.score.name}/Val", score, step - 1)
@@ -242,14 +286,16 @@ def train_in_memory(
     """
     data, _, shapes, _ = task_data(curriculum)
     model, optimizer, start_step_sizes = untrained(curriculum, len(shapes), device)
-    losses: list[float] = []
+    clip, scenes = curriculum["gradient_clip"], curriculum["scenes_per_microbatch"]
+    step_losses: list[float] = []
     for epoch in range(curriculum["num_epochs"]):
         begin_epoch(optimizer, start_step_sizes, curriculum, epoch)
         for batch in data.batches(epoch):
             batch = to_device(batch, device)
-            losses.append(outer_step(model, optimizer, batch, curriculum["gradient_clip"])[0])
+            step_losses.append(outer_step(model, optimizer, batch, clip, scenes)[0])
         done, last = epoch + 1, curriculum["num_epochs"]
         if done % -(-last // 10) == 0 or done == last:
-            mean = np.mean(losses[-data.batches_per_epoch :])
-            print(f"epoch {done} of {last}, step {len(losses)}: mean loss {mean:.4g}", flush=True)
-    return model.eval(), losses
+            mean = np.mean(step_losses[-data.batches_per_epoch :])
+            step = len(step_losses)
+            print(f"epoch {done} of {last}, step {step}: mean loss {mean:.4g}", flush=True)
+    return model.eval(), step_losses

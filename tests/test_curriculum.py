@@ -101,6 +101,8 @@ OTHER = {
     "lr_decay_factor": 0.75,
     "gradient_clip": 1.5,
     "ScenesPerBatch": 3,
+    "scenes_per_microbatch": 5,
+    "recompute_steps": True,
     "num_epochs": 4,
     "validate_every": 2,
     "checkpoint_every": 6,

@@ -1,7 +1,9 @@
 """The inner loop is gradient descent; the outer gradient is exact; tasks stay apart."""
 
 import copy
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -197,3 +199,47 @@ def test_a_weight_the_loss_does_not_reach_stays_as_it_is():
     adapted = model.adapt(tasks())
     assert torch.equal(adapted["spare"], torch.ones(3, 2))
     assert not torch.equal(adapted["weight"][0], adapted["weight"][1])
+
+
+# Less memory
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), list(itertools.product(STEP_SIZE_TYPES, ["multitask", "l1"]))
+)
+def test_steps_that_are_recomputed_give_the_same_gradients(kind, mode):
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = build(kind, mode, recompute=recompute).double()
+        context, query = tasks(dtype=torch.double), tasks(points=15, dtype=torch.double)
+        outer_loss(model, context, query).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    plain, recomputed = gradients
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+class Saved:
+    """A tensor that a graph holds."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+def test_steps_that_are_recomputed_keep_next_to_nothing():
+    def kept(num_steps, recompute):
+        model, saved = build(num_steps=num_steps, recompute=recompute), weakref.WeakSet()
+
+        def pack(tensor):
+            saved.add(one := Saved(tensor))
+            return one
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.tensor):
+            adapted = model.adapt(tasks(points=500))
+        gc.collect()
+        assert len(adapted) > 0
+        return sum(one.tensor.numel() for one in saved)
+
+    assert kept(4, False) > 3 * kept(1, False)
+    assert kept(4, True) < kept(1, False) / 20

@@ -18,6 +18,7 @@ from metasdf.data import SDFDataset, stack
 from metasdf.errors import InputError
 from metasdf.training import (
     decay,
+    losses,
     outer_step,
     train,
     train_in_memory,
@@ -207,3 +208,48 @@ def test_a_pickled_module_is_refused(tmp_path):
     torch.save({"format": 1, "model": torch.nn.Linear(2, 2)}, tmp_path / "module.pth")
     with pytest.raises(InputError, match="no checkpoint of ours"):
         load_model(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize("scenes", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [
+        ("metasdf", "multitask"),
+        ("metasdf", "l2"),
+        ("autodecoder", "multitask"),
+        ("autodecoder", "l1"),
+        ("set_concat", "multitask"),
+        ("set_hyper", "l1"),
+    ],
+)
+def test_microbatches_give_the_whole_batchs_loss_and_gradients(
+    method, mode, scenes, spheres, tmp_path
+):
+    keys = {"method": method, "training_mode": mode, "dropout": 0.0}
+    options = curriculum(spheres, tmp_path, **keys)
+    samples, _ = usable_split(options, "train_split")
+    data = SDFDataset(samples, options)
+    batch = {**stack([data.task(i, 0) for i in range(4)]), "index": torch.arange(4), "epoch": 0}
+    batch["query"][1][0, :7] = -1.0  # of unknown distance: other tasks have more that count
+    found = []
+    for parts in (None, scenes):
+        torch.manual_seed(0)
+        model = build_model(options, 4).train()
+        loss, score = losses(model, batch, parts, backward=True)
+        found.append((loss, score, {n: p.grad for n, p in model.named_parameters()}))
+    (loss, score, whole), (loss_of_parts, score_of_parts, parts) = found
+    assert loss_of_parts == pytest.approx(loss, rel=1e-5)
+    assert score_of_parts == pytest.approx(score, rel=1e-5)
+    assert any(gradient is not None and gradient.any() for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_training_in_microbatches_with_recomputed_steps_ends_at_the_same_weights(spheres, tmp_path):
+    keys = {"num_epochs": 2, "SDFSamplesPerScene": 64}
+    train(curriculum(spheres, tmp_path / "plain", **keys), CPU)
+    less = {"scenes_per_microbatch": 1, "recompute_steps": True}
+    train(curriculum(spheres, tmp_path / "less", **keys, **less), CPU)
+    plain = weights(tmp_path / "plain")
+    for name, value in weights(tmp_path / "less").items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-5)
