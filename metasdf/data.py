@@ -12,6 +12,7 @@ SDF samples are memory-mapped where they lie, never read whole. Every random num
 
 import math
 import os
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -35,6 +36,9 @@ DAMAGED = (
     *(OSError, ValueError, EOFError, OverflowError, MemoryError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
+
+# NumPy reads a header as a Python literal, which in some Pythons fails in two threads at once.
+HEADERS = threading.Lock()
 
 MAX_COORDINATE = 1e4  # far outside the unit ball; such samples would ruin the training of all
 
@@ -105,27 +109,28 @@ def map_npz(path: Path, name: str) -> np.ndarray:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
             info = archive.getinfo(member)
-            if info.compress_type != zipfile.ZIP_STORED:
-                return np.lib.format.read_array(stream, allow_pickle=False)
             version = np.lib.format.read_magic(stream)
             read_header = (
                 np.lib.format.read_array_header_1_0
                 if version == (1, 0)
                 else np.lib.format.read_array_header_2_0
             )
-            shape, fortran_order, dtype = read_header(stream)
+            with HEADERS:
+                shape, fortran_order, dtype = read_header(stream)
             header_size = stream.tell()
-        if dtype.hasobject:
-            raise InputError(f"{path}: array {name!r} holds Python objects, not numbers")
-        if header_size + math.prod(shape) * dtype.itemsize != info.file_size:
-            raise InputError(f"{path}: array {name!r} is not as long as its header says")
+            if dtype.hasobject:
+                raise InputError(f"{path}: array {name!r} holds Python objects, not numbers")
+            if header_size + math.prod(shape) * dtype.itemsize != info.file_size:
+                raise InputError(f"{path}: array {name!r} is not as long as its header says")
+            order = "F" if fortran_order else "C"
+            if info.compress_type != zipfile.ZIP_STORED:
+                return np.frombuffer(bytearray(stream.read()), dtype).reshape(shape, order=order)
         with open(path, "rb") as file:
             file.seek(info.header_offset + 26)
             name_length, extra_length = np.frombuffer(file.read(4), "<u2")
         start = info.header_offset + 30 + int(name_length) + int(extra_length) + header_size
         if 0 in shape:
             return np.zeros(shape, dtype)
-        order = "F" if fortran_order else "C"
         return np.asarray(np.memmap(path, dtype, "r", start, shape, order))
     except KeyError:
         raise InputError(f"{path}: has no array {name!r}") from None
