@@ -129,9 +129,9 @@ def map_npz(path: Path, name: str) -> np.ndarray:
             file.seek(info.header_offset + 26)
             name_length, extra_length = np.frombuffer(file.read(4), "<u2")
         start = info.header_offset + 30 + int(name_length) + int(extra_length) + header_size
-        if 0 in shape:
-            return np.zeros(shape, dtype)
-        return np.asarray(np.memmap(path, dtype, "r", start, shape, order))
+        # Of torch, as NumPy's mappings keep their files open, and a split has thousands.
+        whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+        return np.ndarray(shape, dtype, whole.numpy(), start, order=order)
     except KeyError:
         raise InputError(f"{path}: has no array {name!r}") from None
     except FileNotFoundError:
@@ -202,16 +202,10 @@ class Samples:
     def __init__(self, data_source: str | os.PathLike, shape: ShapeName) -> None:
         self.data_source = data_source
         self.shape = shape
-        self._read: tuple[np.ndarray, np.ndarray] | None = None  # compressed files, kept
 
-    @property
+    @cached_property
     def signed(self) -> tuple[np.ndarray, np.ndarray]:
-        """pos and neg, each (n, 4) float32: x, y, z, signed distance; rows may hold NaN.
-
-        Mapped anew each time: a mapping keeps its file open, and a split has thousands.
-        """
-        if self._read is not None:
-            return self._read
+        """pos and neg, each (n, 4) float32: x, y, z, signed distance; rows may hold NaN."""
         path = self.shape.file(self.data_source, "SdfSamples", ".npz")
         arrays = []
         for name in ("pos", "neg"):
@@ -226,8 +220,6 @@ class Samples:
             if largest > MAX_COORDINATE:
                 raise InputError(f"{path}: {name} is not normalised, it holds {largest:.3g}")
             arrays.append(rows)
-        if not any(isinstance(rows.base, np.memmap) for rows in arrays):
-            self._read = arrays[0], arrays[1]
         return arrays[0], arrays[1]
 
     @cached_property
@@ -286,43 +278,54 @@ def _finite(rows: np.ndarray) -> np.ndarray:
         return np.isfinite(rows.astype(np.float32)).all(axis=1)
 
 
+def _take(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """rows[index] as float32, of rows (n, 4)."""
+    if rows.dtype != np.float32 or not rows.flags.c_contiguous:
+        return rows[index].astype(np.float32)
+    # As blocks of bytes it is ten times as fast, even where the file's rows are not aligned.
+    return rows.view("V16")[:, 0].take(index).view(np.float32).reshape(-1, 4)
+
+
 def _draw_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Uniform among the rows without NaN or infinity: those drawn are drawn anew."""
-    drawn = rows[rng.integers(len(rows), size=count)].astype(np.float32)
-    bad = ~_finite(drawn)
-    if bad.any():
+    drawn = _take(rows, rng.integers(len(rows), size=count))
+    if not np.isfinite(drawn).all():
+        bad = ~_finite(drawn)
         good = np.flatnonzero(_finite(rows))
         drawn[bad] = rows[good[rng.integers(len(good), size=bad.sum())]]
     return drawn
 
 
-def draw_task(
+def draw_rows(
     samples: Samples,
     context_mode: str,
     sdf_samples: int,
     surface_samples: int,
     query: str,
     rng: np.random.Generator,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """One task: context and query, each (x (n, 3), y (n, 1)) float32.
+) -> dict[str, np.ndarray]:
+    """One task: context and query, each rows (n, 4) float32 of x, y, z, signed distance.
 
     "dense": a random half of the SDF samples is context, and query is all of them, or with
     query = "held_out" as many that are not in the context. "levelset", "partial": surface points
     with distance 0 are context, all SDF samples are query.
     """
     if context_mode == "dense" and query == "held_out":
-        context, query_rows = samples.draw_apart(sdf_samples, rng)
+        context, queried = samples.draw_apart(sdf_samples, rng)
     elif context_mode == "dense":
-        query_rows = samples.draw_signed(sdf_samples, rng)
-        context = query_rows[rng.permutation(len(query_rows))[: len(query_rows) // 2]]
+        queried = samples.draw_signed(sdf_samples, rng)
+        context = _take(queried, rng.permutation(len(queried))[: len(queried) // 2])
     else:
-        query_rows = samples.draw_signed(sdf_samples, rng)
+        queried = samples.draw_signed(sdf_samples, rng)
         points = samples.draw_surface(surface_samples, rng, SURFACE_FOLDER[context_mode])
         context = np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1)
-    return {
-        "context": (context[:, :3], context[:, 3:]),
-        "query": (query_rows[:, :3], query_rows[:, 3:]),
-    }
+    return {"context": context, "query": queried}
+
+
+def draw_task(*arguments: Any, **options: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`draw_rows` as points and distances: context and query, each (x (n, 3), y (n, 1))."""
+    rows = draw_rows(*arguments, **options)
+    return {part: (of[:, :3], of[:, 3:]) for part, of in rows.items()}
 
 
 def check_shapes(
@@ -380,6 +383,10 @@ class TaskDataset:
         """One task: context and query, each (x (n, d), y (n, c)) float32."""
         raise NotImplementedError
 
+    def stacked(self, index: Sequence[int], epoch: int) -> Task:
+        """These tasks as one batch."""
+        return stack([self.task(i, epoch) for i in index])
+
     @property
     def batches_per_epoch(self) -> int:
         return -(-self.per_epoch // self.curriculum["ScenesPerBatch"])
@@ -393,8 +400,7 @@ class TaskDataset:
         order = shuffled.permutation(self.length)[: self.per_epoch]
         size = self.curriculum["ScenesPerBatch"]
         index = order[number * size : (number + 1) * size]
-        tasks = stack([self.task(i, epoch) for i in index])
-        return {**tasks, "index": torch.from_numpy(index), "epoch": epoch}
+        return {**self.stacked(index, epoch), "index": torch.from_numpy(index), "epoch": epoch}
 
     def batches(self, epoch: int) -> Iterator[Task]:
         """The batches of one epoch, each drawn in the background while the last is used."""
@@ -421,9 +427,13 @@ class SDFDataset(TaskDataset):
         self.samples = list(samples)
 
     def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {part: (of[:, :3], of[:, 3:]) for part, of in self.rows(index, epoch).items()}
+
+    def rows(self, index: int, epoch: int) -> dict[str, np.ndarray]:
+        """A task as `draw_rows` gives it."""
         name = zlib.crc32(str(self.samples[index].shape).encode())
         rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, name, 1])
-        return draw_task(
+        return draw_rows(
             self.samples[index],
             self.curriculum["context_mode"],
             self.curriculum["SDFSamplesPerScene"],
@@ -431,6 +441,14 @@ class SDFDataset(TaskDataset):
             self.curriculum["query"],
             rng,
         )
+
+    def stacked(self, index: Sequence[int], epoch: int) -> Task:
+        tasks = [self.rows(i, epoch) for i in index]
+        whole = {
+            part: torch.from_numpy(np.stack([task[part] for task in tasks]))
+            for part in ("context", "query")
+        }
+        return {part: (rows[..., :3], rows[..., 3:]) for part, rows in whole.items()}
 
 
 def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:
