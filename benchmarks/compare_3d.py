@@ -160,7 +160,7 @@ def procedural(output: Path, plan: Plan) -> None:
 
 
 def curriculum_of(run: Run, plan: Plan, output: Path) -> dict[str, Any]:
-    """The curriculum of a run, all but its number of epochs."""
+    """The curriculum of a run."""
     data, folder = output / run.dataset / "data", output / run.name
     keys = {
         "data_source": str(data),

@@ -60,7 +60,7 @@ QUICK = Plan(seconds=30.0, test_images=64)
 
 
 def curriculum_of(name: str, plan: Plan, output: Path, source: str) -> dict[str, Any]:
-    """The curriculum of a run, all but its number of epochs."""
+    """The curriculum of a run."""
     keys = {
         "data_source": source,
         "output_dir": str(output / name),

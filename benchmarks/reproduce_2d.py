@@ -139,7 +139,7 @@ def runs(seeds: int) -> list[Run]:
 
 
 def curriculum_of(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
-    """The curriculum of a run, all but its number of epochs."""
+    """The curriculum of a run."""
     keys = {
         "data_source": source,
         "context_mode": run.context_mode,
@@ -330,7 +330,8 @@ def reproduce(
     wanted = runs(plan.seeds)
     one = partial(work, plan=plan, output=output, source=source)
     results, failed = side_by_side(one, wanted, processes)
-    if failed:  # said already which and why; what is finished is kept
+    if failed:
+        print(f"no tables: {failed} of {len(wanted)} runs failed; what is finished is kept")
         return failed
     torch.set_num_threads(1)
     models: dict[str, Models] = {mode: {} for mode in CONTEXT_MODES_2D}

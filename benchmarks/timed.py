@@ -47,10 +47,11 @@ def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Train for that much processor time, the last part of it with a smaller lr.
 
     The clock runs while data are drawn and steps are taken: loading does not count, and nothing is
-    validated. Writes the checkpoint that `train` would.
+    validated. Writes a checkpoint of the last epoch, which need not be complete.
     """
     data, _, shapes, _ = task_data(curriculum)
     model, optimizer, step_sizes = untrained(curriculum, len(shapes), torch.device("cpu"))
+    clip, scenes = curriculum["gradient_clip"], curriculum["scenes_per_microbatch"]
     steps, epoch = 0, 0
     start = time.process_time()
     while (spent := time.process_time() - start) < seconds:
@@ -63,12 +64,13 @@ def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
             late = curriculum["lr_decay_factor"] if spent >= DECAY_AT * seconds else 1.0
             for group, size in zip(optimizer.param_groups, step_sizes, strict=True):
                 group["lr"] = late * size
-            losses.append(outer_step(model, optimizer, batch, curriculum["gradient_clip"])[0])
+            losses.append(outer_step(model, optimizer, batch, clip, scenes)[0])
+        if not losses:
+            break
         steps, epoch = steps + len(losses), epoch + 1
-        if losses and all(map(math.isnan, losses)):
+        if all(map(math.isnan, losses)):
             raise DivergedError(f"epoch {epoch}: no finite meta-gradient; lower init_lr or lr")
-        loss = np.mean(losses) if losses else math.nan
-        print(f"{spent:.0f} s: {steps} steps, loss {loss:.4g}", flush=True)
+        print(f"{spent:.0f} s: {steps} steps, loss {np.nanmean(losses):.4g}", flush=True)
     state = {
         "curriculum": {**curriculum, "num_epochs": epoch},
         "train_shapes": shapes,

@@ -37,8 +37,9 @@ DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 
-# NumPy reads a header as a Python literal, which in some Pythons fails in two threads at once.
-HEADERS = threading.Lock()
+# NumPy parses a header as Python; in two threads at once that can fail in Python 3.11 (SystemError,
+# "AST constructor recursion depth mismatch").
+HEADER_LOCK = threading.Lock()
 
 MAX_COORDINATE = 1e4  # far outside the unit ball; such samples would ruin the training of all
 
@@ -115,7 +116,7 @@ def map_npz(path: Path, name: str) -> np.ndarray:
                 if version == (1, 0)
                 else np.lib.format.read_array_header_2_0
             )
-            with HEADERS:
+            with HEADER_LOCK:
                 shape, fortran_order, dtype = read_header(stream)
             header_size = stream.tell()
             if dtype.hasobject:

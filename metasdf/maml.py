@@ -50,38 +50,41 @@ class RecomputedStep(torch.autograd.Function):
     """`step` without a graph; in the backward pass it is taken again, with one.
 
     So of many steps the graph of only one is held at any time, for one more evaluation of each.
-    Inputs after `loss` and `of_loss`: the params' tensors, then the step sizes', then the
-    loss's own weights `of_loss`.
+    (`torch.utils.checkpoint` would save nothing here: a step's own gradient needs what it drops.)
+    Inputs after `loss` and `others`: the params' tensors, the step sizes', and `others`, what else
+    learns and `loss` depends on; it gets gradients too, other inputs of `loss` do not. Random
+    numbers are drawn as they were the first time.
     """
 
     @staticmethod
-    def forward(ctx, names, loss, of_loss, *tensors):
-        ctx.names, ctx.loss, ctx.of_loss = names, loss, of_loss
+    def forward(ctx, names, loss, others, *tensors):
+        ctx.names, ctx.loss, ctx.others = names, loss, others
         ctx.save_for_backward(*tensors)
-        count = len(names)
-        params, sizes = (
-            OrderedDict(zip(names, some, strict=True))
-            for some in (tensors[:count], tensors[count : 2 * count])
-        )
+        ctx.devices = sorted({t.get_device() for t in tensors if t.is_cuda})
+        ctx.random = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in ctx.devices]
         with torch.enable_grad():
-            result = step(params, sizes, loss, first_order=True)
+            result = step(*_by_name(names, tensors), loss, first_order=True)
         return tuple(p.detach() for p in result.values())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients):
-        count = len(ctx.names)
-        with torch.enable_grad():
-            inputs = [t.detach().requires_grad_() for t in ctx.saved_tensors[: 2 * count]]
-            params, sizes = (
-                OrderedDict(zip(ctx.names, some, strict=True))
-                for some in (inputs[:count], inputs[count:])
-            )
-            result = step(params, sizes, ctx.loss, first_order=False)
+        inputs = [t.detach().requires_grad_() for t in ctx.saved_tensors[: 2 * len(ctx.names)]]
+        with torch.enable_grad(), torch.random.fork_rng(ctx.devices):
+            torch.set_rng_state(ctx.random[0])
+            for device, state in zip(ctx.devices, ctx.random[1], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            result = step(*_by_name(ctx.names, inputs), ctx.loss, first_order=False)
             found = torch.autograd.grad(
-                list(result.values()), [*inputs, *ctx.of_loss], gradients, allow_unused=True
+                list(result.values()), [*inputs, *ctx.others], gradients, allow_unused=True
             )
         return None, None, None, *found
+
+
+def _by_name(names: Sequence[str], tensors: Sequence[Tensor]) -> tuple[Params, Params]:
+    """Params and step sizes, from a list of the tensors of both."""
+    halves = tensors[: len(names)], tensors[len(names) : 2 * len(names)]
+    return tuple(OrderedDict(zip(names, half, strict=True)) for half in halves)
 
 
 def adapt(
@@ -95,8 +98,8 @@ def adapt(
 
     params, step_sizes: name -> tensor; `loss` maps params to a scalar. The result is
     differentiable with respect to everything that went in; with `first_order` the gradients
-    dL/dp count as constants (FOMAML: no second derivatives are formed at all). recompute: the
-    loss's own weights that learn; given, no step's graph is kept, see `RecomputedStep`.
+    dL/dp count as constants (FOMAML: no second derivatives are formed at all). recompute: what
+    else learns and `loss` depends on; given, no step's graph is kept, see `RecomputedStep`.
     """
     for step_size in step_sizes:
         if recompute is None or first_order:
@@ -230,8 +233,14 @@ class MetaSDF(Method):
                 # Summed over tasks, so no task's gradient depends on how many there are.
                 lambda p: self.loss.inner(self.predict(x, p), y).sum(),
                 first_order=self.first_order or not differentiable,
-                recompute=list(self.loss.parameters()) if self.recompute else None,
+                recompute=self._others() if self.recompute else None,
             )
+
+    def _others(self) -> list[Tensor]:
+        """What learns besides adapted weights and step sizes: the loss's weights, for one."""
+        adapted = [*meta_parameters(self.network).values(), *self.step_sizes.parameters()]
+        known = {id(p) for p in adapted}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in known]
 
     def predict(self, x: Tensor, params: Params) -> Tensor:
         """The adapted networks' outputs at x [T, N, d]: [T, N, c]."""

@@ -22,7 +22,7 @@ POINTS_PER_CALL = 2**13  # small enough for the processor's caches
 BORDER_FACTOR = 1e4  # values outside of the lattice, in largest values on it: it is cut off there
 COARSEST = 18  # blocks along a side at first, at least
 SLOPE_MARGIN = 1.5  # by which the largest slope found is multiplied
-SLAB = 32  # cells along x that are meshed at once
+BLOCKS_AT_ONCE = 2**15  # so that little memory is needed
 
 
 class NoSurfaceError(ValueError):
@@ -78,9 +78,7 @@ def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
     if grid.min() >= 0 or grid.max() <= 0:
         raise _no_crossing(grid.min() >= 0)
     # One layer of outside, so far out that what touches the border is cut off right there.
-    closed = np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max())
-    vertices, faces, _, _ = marching_cubes(closed, level=0.0)
-    return _mesh(vertices.astype(np.float64), faces, len(grid))
+    return _march(np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max()))
 
 
 def _check_finite(values: np.ndarray) -> None:
@@ -93,9 +91,15 @@ def _no_crossing(outside: bool) -> NoSurfaceError:
     return NoSurfaceError(f"the field is {side} everywhere: no zero crossing")
 
 
-def _mesh(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> trimesh.Trimesh:
-    """vertices: in spacings, where the lattice's first point is at 1."""
-    return trimesh.Trimesh((vertices - 1) * (2 / (resolution - 1)) - 1, faces, process=False)
+def _march(volume: np.ndarray, marked: np.ndarray | None = None) -> trimesh.Trimesh:
+    """Marching cubes on a lattice with one layer around it, and if so, on marked cells only."""
+    try:
+        vertices, faces, _, _ = marching_cubes(volume, level=0.0, mask=marked)
+    except RuntimeError as error:  # values so small that no vertex comes of them
+        raise NoSurfaceError(f"marching cubes: {error}") from error
+    spacing = 2 / (len(volume) - 3)
+    vertices = (vertices.astype(np.float64) - 1) * spacing - 1
+    return trimesh.Trimesh(vertices, faces, process=False)
 
 
 # Sparse
@@ -116,8 +120,9 @@ AROUND = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if a
 class SparseLattice:
     """The values of a field where its surface is, on a lattice over [-1, 1]^3.
 
-    field: (n, 3) -> two tensors (n,): the signed distance, and a function that has the same sign
-    and no jumps (of a composite network the logit; else the distance itself).
+    field: (n, 3) -> two tensors (n,), differentiable: the signed distance, and a function that has
+    the same sign and no jumps (of a composite network the logit; else the distance itself).
+    clamp: from which value on the function may be constant, and tell nothing of how far surface is.
 
     Blocks of cells are looked at from large to small. One whose middle has a value so large that
     the function, at the steepest slope around there, cannot reach zero within the block, is left
@@ -127,14 +132,21 @@ class SparseLattice:
     no part of a component is lost; and where neighbouring values are steeper than was thought, the
     block and those around it are looked at anew with that slope.
 
+    What can be lost is a whole component, if it is smaller than the first blocks (a twentieth of a
+    side) and neither the function nor its gradient tell of it at their middles: of a function that
+    is flat but for jumps.
+
     Indices have one layer of points around the lattice, which counts as outside: the point (1, 1,
     1) is the corner (-1, -1, -1). A block at the border is left out only if it is outside.
     """
 
-    def __init__(self, field: Field, resolution: int, device: torch.device) -> None:
+    def __init__(
+        self, field: Field, resolution: int, device: torch.device, clamp: float | None = None
+    ) -> None:
         self.field = field
         self.resolution = resolution
         self.device = device
+        self.clamp = clamp
         self.side = resolution + 4  # of the index space, with all that blocks reach beyond
         self.keys = np.empty(0, np.int64)  # sorted: the points evaluated
         self.distances = np.empty(0, np.float32)
@@ -164,7 +176,7 @@ class SparseLattice:
         return self.values[np.searchsorted(self.keys, keys)]
 
     def evaluate_slopes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The function's values at new points (n,), and its gradients' norms, per spacing."""
+        """The function's values at points (n,), and its gradients' norms, per spacing."""
         distances, values, slopes = (np.empty(len(keys), np.float32) for _ in range(3))
         for start in range(0, len(keys), POINTS_PER_CALL):
             some = slice(start, start + POINTS_PER_CALL)
@@ -185,11 +197,10 @@ class SparseLattice:
 
     def _keep(self, keys: np.ndarray, distances: np.ndarray, values: np.ndarray) -> None:
         _check_finite(distances)
-        keys = np.concatenate([self.keys, keys])
-        order = np.argsort(keys, kind="stable")
-        self.keys = keys[order]
-        self.distances = np.concatenate([self.distances, distances])[order]
-        self.values = np.concatenate([self.values, values])[order]
+        _check_finite(values)
+        self.keys, one = np.unique(np.concatenate([self.keys, keys]), return_index=True)
+        self.distances = np.concatenate([self.distances, distances])[one]
+        self.values = np.concatenate([self.values, values])[one]
 
     def known(self, keys: np.ndarray) -> np.ndarray:
         """Which points are evaluated."""
@@ -199,10 +210,10 @@ class SparseLattice:
         return self.keys[place] == keys
 
     def mesh(self) -> trimesh.Trimesh:
-        """What `extract_mesh` gives of all values; vertices and faces come in another order."""
+        """What `extract_mesh` gives of all values."""
         cells = self.crossed(*self.candidates())
-        if not len(cells):
-            raise _no_crossing(bool((self.distances > 0).all()))
+        if self.distances.min() >= 0 or self.distances.max() <= 0:
+            raise _no_crossing(self.distances.min() >= 0)
         return self.march(cells)
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:
@@ -210,8 +221,10 @@ class SparseLattice:
 
         Slopes are changes of the function's value per spacing.
         """
-        size = 2
-        while 2 * size * COARSEST <= self.resolution:
+        size, largest = 2, self.resolution / COARSEST
+        if self.clamp is not None:  # a block's middle must tell of surface at its corners
+            largest = min(largest, self.clamp * (self.resolution - 1) / math.sqrt(3))
+        while 2 * size <= largest:
             size *= 2
         line = np.arange(0, self.resolution + 1, size)
         blocks = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -224,7 +237,7 @@ class SparseLattice:
             else:
                 values = self.evaluate(middles)
             at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
-            kept = np.abs(values) <= slopes * math.sqrt(3) * size / 2
+            kept = ~(np.abs(values) > slopes * math.sqrt(3) * size / 2)
             kept |= at_border & (values <= 0)
             blocks, slopes = blocks[kept], slopes[kept]
             if size == 2 or not len(blocks):
@@ -246,20 +259,32 @@ class SparseLattice:
 
         blocks, slopes: as `candidates` gives them.
         """
-        while True:
-            cells, seen, leads, faces = self._crossed_in(blocks, slopes)
-            steep = np.flatnonzero(seen > slopes)
-            slopes[steep] = SLOPE_MARGIN * seen[steep]
-            to = np.concatenate([leads, np.repeat(steep, len(AROUND))])
-            step = np.concatenate([faces, np.tile(AROUND, (len(steep), 1))])
-            further = blocks[to] + 2 * step
-            on_lattice = ((further >= 0) & (further <= self.resolution)).all(axis=1)
-            fresh = on_lattice & ~np.isin(self.key(further), self.key(blocks))
-            if not len(steep) and not fresh.any():
-                return cells
-            _, one = np.unique(self.key(further[fresh]), return_index=True)
-            blocks = np.concatenate([blocks, further[fresh][one]])
-            slopes = np.concatenate([slopes, slopes[to][fresh][one]])
+        done: dict[int, float] = {}  # blocks looked at, and the slope with which
+        cells = [np.empty((0, 3), int)]
+        while len(blocks):
+            more, steeper = [], []
+            for start in range(0, len(blocks), BLOCKS_AT_ONCE):
+                some = blocks[start : start + BLOCKS_AT_ONCE]
+                slope = slopes[start : start + BLOCKS_AT_ONCE]
+                found, seen, leads, directions = self._crossed_in(some, slope)
+                cells.append(found)
+                done.update(zip(self.key(some).tolist(), slope.tolist(), strict=True))
+                steep = np.flatnonzero(seen > slope)
+                more += [some[leads] + 2 * directions]
+                more += [(some[steep, None] + 2 * AROUND).reshape(-1, 3)]
+                steeper += [slope[leads], np.repeat(SLOPE_MARGIN * seen[steep], len(AROUND))]
+            blocks, slopes = np.concatenate(more), np.concatenate(steeper)
+            order = np.argsort(-slopes, kind="stable")
+            _, one = np.unique(self.key(blocks[order]), return_index=True)  # with its largest slope
+            blocks, slopes = blocks[order[one]], slopes[order[one]]
+            known = np.array([done.get(key, -1.0) for key in self.key(blocks).tolist()])
+            wanted = ((blocks >= 0) & (blocks <= self.resolution)).all(axis=1)
+            # One that the surface leads to is done, whatever the slope; a steep one is not.
+            wanted &= slopes > known
+            blocks, slopes = blocks[wanted], slopes[wanted]
+        cells = np.concatenate(cells)
+        _, one = np.unique(self.key(cells), return_index=True)
+        return cells[one]
 
     def _crossed_in(
         self, blocks: np.ndarray, slopes: np.ndarray
@@ -278,7 +303,8 @@ class SparseLattice:
 
         def evaluate(which: np.ndarray) -> None:
             value[which] = self.evaluate(points[which])
-            sign[which] = np.sign(value[which])
+            found = self.distances[np.searchsorted(self.keys, points[which])]
+            sign[which] = np.sign(found)
 
         evaluate(np.flatnonzero(self.known(points)))
         for kind in KINDS:
@@ -315,47 +341,15 @@ class SparseLattice:
 
     def march(self, cells: np.ndarray) -> trimesh.Trimesh:
         """Marching cubes on cells (n, 3) whose corners are all evaluated or around the lattice."""
-        border = BORDER_FACTOR * np.abs(self.distances).max()
-        width = self.resolution + 2
-        vertices, faces, count = [], [], 0
-        twins = []  # of vertices on a plane that two slabs share: position, and which one there
-        for start in range(0, self.resolution + 1, SLAB):
-            of_slab = cells[(cells[:, 0] >= start) & (cells[:, 0] < start + SLAB)]
-            if not len(of_slab):
-                continue
-            volume = np.full((SLAB + 1, width, width), border, np.float32)
-            crossed = np.zeros(volume.shape, bool)
-            first = np.array([start, 0, 0])
-            crossed[tuple((of_slab - first + 1).T)] = True  # a cell is marked at its last corner
-            corners = np.unique(self.key(of_slab)[:, None] + self.key(CELLS))
-            corners = corners[self.known(corners)]
-            at = tuple((self.index(corners) - first).T)
-            volume[at] = self.distances[np.searchsorted(self.keys, corners)]
-            of_vertices, of_faces, _, _ = marching_cubes(volume, level=0.0, mask=crossed)
-            of_vertices = of_vertices.astype(np.float64) + first
-            shared = np.flatnonzero(of_vertices[:, 0] % SLAB == 0)
-            twins.append((shared + count, _numbered(of_vertices[shared])))
-            vertices.append(of_vertices)
-            faces.append(of_faces + count)
-            count += len(of_vertices)
-        vertices, faces = np.concatenate(vertices), np.concatenate(faces)
-        shared, places = (np.concatenate(of_slabs) for of_slabs in zip(*twins, strict=True))
-        _, one, which = np.unique(places, axis=0, return_index=True, return_inverse=True)
-        target = np.arange(count)
-        target[shared] = shared[one][which.reshape(-1)]
-        kept, faces = np.unique(target[faces], return_inverse=True)
-        return _mesh(vertices[kept], faces.reshape(-1, 3), self.resolution)
-
-
-def _numbered(rows: np.ndarray) -> np.ndarray:
-    """Rows (n, d) with one more number, that counts equal ones: (n, d + 1), all different."""
-    order = np.lexsort(rows.T[::-1])
-    fresh = np.ones(len(rows), bool)
-    fresh[1:] = (np.diff(rows[order], axis=0) != 0).any(axis=1)
-    first = np.maximum.accumulate(np.where(fresh, np.arange(len(rows)), 0))
-    number = np.empty(len(rows), int)
-    number[order] = np.arange(len(rows)) - first
-    return np.column_stack([rows, number])
+        # Of zeros memory is taken only where they are written over; what is not marked is not read.
+        volume = np.zeros((self.resolution + 2,) * 3, np.float32)
+        marked = np.zeros(volume.shape, bool)
+        marked[tuple((cells + 1).T)] = True  # a cell is marked at its last corner
+        corners = np.unique(self.key(cells)[:, None] + self.key(CELLS))
+        volume[tuple(self.index(corners).T)] = BORDER_FACTOR * np.abs(self.distances).max()
+        corners = corners[self.known(corners)]
+        volume[tuple(self.index(corners).T)] = self.distances[np.searchsorted(self.keys, corners)]
+        return _march(volume, marked)
 
 
 def _infer(
@@ -380,13 +374,17 @@ def mesh_field(
 ) -> trimesh.Trimesh:
     """Mesh one fitted field (`fields` from `model.adapt`, of a single task).
 
-    dense: evaluate the whole lattice. The mesh is the same but for the order of its vertices.
+    dense: evaluate the whole lattice; the mesh is the same, see `SparseLattice` for what may not
+    be. A field that gives no gradients is always meshed so.
     """
 
     def field(x: Tensor) -> tuple[Tensor, Tensor]:
         prediction = model.predict(x.unsqueeze(0), fields)[0]
         return model.loss.signed_distance(prediction)[:, 0], prediction[:, 0]
 
-    if dense:
+    with torch.enable_grad():
+        has_slopes = field(torch.zeros(1, 3, device=device, requires_grad=True))[1].requires_grad
+    if dense or not has_slopes:
         return extract_mesh(evaluate_grid(lambda x: field(x)[0], resolution, device))
-    return SparseLattice(field, resolution, device).mesh()
+    clamp = getattr(model.loss, "clamp", None)
+    return SparseLattice(field, resolution, device, clamp).mesh()

@@ -144,7 +144,6 @@ def reconstruct_split(
     (output / RECORD).unlink(missing_ok=True)  # it would speak of meshes that are replaced below
     records = []
     model = model.to(device).eval()
-    resolution = curriculum["resolution"]
     progress = tqdm(shapes, desc="reconstructing", unit="shape", disable=None)
     for shape in progress:
         record = {"shape": str(shape), "file": None, "error": None}
@@ -159,7 +158,7 @@ def reconstruct_split(
             progress.write(f"failed: {shape}: {error}", file=sys.stderr)
             continue
         record.update(measured, file=file)
-    has_initialisation = write_initialisation(model, output, resolution, device)
+    has_initialisation = write_initialisation(model, curriculum, output, device)
     done = [shape for shape, r in zip(shapes, records, strict=True) if not r["error"]]
     last = curriculum["reconstruction_steps"]
     last = model.num_steps if last is None else last
@@ -185,12 +184,13 @@ def reconstruct_split(
 
 
 def write_initialisation(
-    model: Method, output: Path, resolution: int, device: torch.device
+    model: Method, curriculum: Mapping[str, Any], output: Path, device: torch.device
 ) -> bool:
     """Mesh the learned initialisation as it is, before any step; False if it has no surface."""
     nothing = torch.zeros(1, 1, 3, device=device), torch.zeros(1, 1, 1, device=device)
     try:
-        mesh = mesh_field(model, model.adapt(nothing, 0), resolution, device)
+        fields = model.adapt(nothing, 0)
+        mesh = mesh_field(model, fields, curriculum["resolution"], device, curriculum["dense_grid"])
     except NoSurfaceError:
         (output / INITIALISATION).unlink(missing_ok=True)
         return False

@@ -59,7 +59,8 @@ def losses(
 ) -> tuple[float, float]:
     """A batch's outer loss and score, one part after the other; with their gradients, if asked.
 
-    Gradients add up to the whole batch's, whatever the parts: only one part's graph is held.
+    Gradients add up to the whole batch's, whatever the parts: only one part's graph is held. (But
+    for dropout, of which parts draw other masks.)
     """
     whole = batch["query"][1]
     total, total_score = 0.0, 0.0

@@ -128,9 +128,7 @@ def write_cloud(path, points, normals=None):
 
 
 def curriculum(spheres, folder, **overrides):
-    # All of the grid: the fields of this file's stand-ins for models have no gradients.
-    keys = {"context_mode": "levelset", "dense_grid": True, **overrides}
-    return sphere_curriculum(spheres, folder, **keys)
+    return sphere_curriculum(spheres, folder, **{"context_mode": "levelset", **overrides})
 
 
 def reconstructed(model, curriculum, path, output, **options):

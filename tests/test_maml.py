@@ -10,7 +10,7 @@ import torch
 
 from metasdf.losses import build_loss
 from metasdf.maml import STEP_SIZE_TYPES, MetaSDF
-from metasdf.networks import CoordinateNetwork, meta_parameters
+from metasdf.networks import BatchLinear, CoordinateNetwork, MetaModule, meta_parameters
 
 
 def build(kind="per_parameter", mode="multitask", network="siren", num_steps=3, **options):
@@ -218,6 +218,38 @@ def test_steps_that_are_recomputed_give_the_same_gradients(kind, mode):
     plain, recomputed = gradients
     for name, gradient in plain.items():
         torch.testing.assert_close(recomputed[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+class HalfAdapted(MetaModule):
+    """A network of which the inner loop adapts only the last layer, and that draws at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(3, 8)
+        self.last = BatchLinear(8, 1)
+
+    def meta_named_parameters(self, prefix="", recurse=True):
+        return self.last.named_parameters(prefix=prefix + ("." if prefix else "") + "last")
+
+    def forward(self, x, params=None):
+        hidden = torch.nn.functional.dropout(torch.sin(self.first(x)), 0.3)
+        return self.last(hidden, params=self.get_subdict(params, "last"))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_recomputed_steps_reach_what_learns_but_is_not_adapted(frozen):
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = HalfAdapted()
+        network.first.bias.requires_grad_(not frozen)
+        model = MetaSDF(network, build_loss("l1"), "global", 3, 0.1, recompute=recompute)
+        outer_loss(model, tasks(), tasks()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    plain, recomputed = gradients
+    assert plain["network.first.weight"].any()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 class Saved:

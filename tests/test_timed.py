@@ -13,6 +13,7 @@ import timed
 
 from metasdf.checkpoint import load_checkpoint, load_model
 from metasdf.curriculum import load_curriculum
+from metasdf.maml import MetaSDF
 from metasdf.training import DivergedError
 
 
@@ -36,10 +37,10 @@ def steps_taken(monkeypatch, tick):
     clock, seen = [0.0], []
     outer_step = timed.outer_step
 
-    def step(model, optimizer, batch, clip):
+    def step(model, optimizer, batch, *rest):
         clock[0] += tick
         seen.append(optimizer.param_groups[0]["lr"])
-        return outer_step(model, optimizer, batch, clip)
+        return outer_step(model, optimizer, batch, *rest)
 
     monkeypatch.setattr(timed, "outer_step", step)
     monkeypatch.setattr(timed.time, "process_time", lambda: clock[0])
@@ -54,10 +55,17 @@ def test_lr_falls_after_four_fifths_of_the_time(digits, monkeypatch):
     assert done == {"seconds": 10.0, "epochs": 7, "steps": 20}
 
 
-def test_nothing_is_validated(digits, monkeypatch):
-    monkeypatch.setattr("metasdf.training.validate", lambda *_: pytest.fail("validated"))
+def test_nothing_is_fitted_but_for_the_steps(digits, monkeypatch):
+    adapt, modes = MetaSDF.adapt, []
+
+    def counted(self, *arguments):
+        modes.append(self.training)
+        return adapt(self, *arguments)
+
+    monkeypatch.setattr(MetaSDF, "adapt", counted)
     steps_taken(monkeypatch, 1.0)
-    assert timed.train_for(digits, 2.0)["steps"] == 2
+    timed.train_for(digits, 2.0)
+    assert modes == [True, True]
 
 
 def test_the_checkpoint_holds_what_was_trained(digits, monkeypatch):

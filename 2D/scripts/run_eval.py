@@ -6,7 +6,7 @@ table and writes evaluation.json and evaluation.csv into <output_dir>/evaluation
 
 from pathlib import Path
 
-from metasdf.checkpoint import check_kind, load_model
+from metasdf.checkpoint import CODE_FITTING, check_kind, load_model
 from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum, whole_number
 from metasdf.device import DEVICES, choose_device
 from metasdf.errors import InputError, run_command
@@ -34,7 +34,7 @@ def main() -> int:
     if (data := curriculum["data"]) != trained["data"]:
         raise InputError(f"{options.checkpoint}: was trained on {trained['data']}, not on {data}")
     curriculum |= {name: trained[name] for name, key in KEYS_2D.items() if key.shapes_network}
-    for name in ("context_mode", "distance"):
+    for name in ("context_mode", "distance", *CODE_FITTING):
         if curriculum[name] != trained[name]:
             print(f"note: {name} is {curriculum[name]}, but was {trained[name]} in training")
     model.to(device)
