@@ -61,7 +61,7 @@ class NearestSample(Method):
 
     def predict(self, x, fields):
         tree, y = fields
-        return y[tree.query(x[0].numpy())[1]][None]
+        return y[tree.query(x[0].detach().numpy())[1]][None]
 
 
 def rng():
