@@ -147,12 +147,12 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, without ever executing code from the file."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; train one with run_train.py")
+        what = "is a folder; name the .pth file" if path.is_dir() else "no such checkpoint"
+        raise InputError(f"{path}: {what}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path}: is no checkpoint of ours or is damaged ({reason})") from error
+    except Exception as error:  # PyTorch's own words advise to run code from the file
+        raise InputError(f"{path}: is no checkpoint of ours, or is damaged") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: is no checkpoint of ours (no format {FORMAT} entry)")
     if missing := {"curriculum", "epoch", "model", "optimizer"} - state.keys():

@@ -19,6 +19,8 @@ def train_command(description: str, curriculums: Path, keys: Mapping[str, Key]) 
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
     parser.add_curriculum_keys(keys)
     options = parser.parse()
+    if options.load and options.overwrite:
+        parser.error("--load goes on, --overwrite starts anew; give one of them")
     curriculum = load_curriculum(curriculums, options.curriculum, parser.overrides(options))
     left_out = train(curriculum, choose_device(options.device), options.load, options.overwrite)
     return 1 if left_out else 0

@@ -78,7 +78,8 @@ class Key:
         try:
             return self.type(text)
         except ValueError:
-            raise InputError(f"--{name}: {text!r} is not a {self.type.__name__}") from None
+            kind = {int: "whole number", float: "number"}.get(self.type, self.type.__name__)
+            raise InputError(f"--{name}: {text!r} is not a {kind}") from None
 
 
 def listed(names: Sequence[str]) -> str:
@@ -228,11 +229,19 @@ _RECONSTRUCTION: dict[str, Key] = {
     "reconstruction_steps": Key(
         int, None, "steps at test time (none: num_meta_steps or code_steps)", minimum=0
     ),
-    "resolution": Key(int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2),
+    "resolution": Key(
+        int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2, maximum=2048
+    ),
     "dense_grid": Key(bool, False, "evaluate all of the grid, not only where surface can be"),
 }
 
 KEYS = {**_SHAPES, **_TRAINING, **_RECONSTRUCTION}  # of the curriculums of 3D
+# Those that a finished training leaves open; all others are what the checkpoint was trained with.
+OPEN_KEYS = {
+    *(name for name, key in KEYS.items() if key.is_path),
+    *("context_mode", "seed", "code_steps", "code_points"),
+    *_RECONSTRUCTION,
+}
 KEYS_2D = {**_IMAGES, **_TRAINING}
 
 
@@ -318,9 +327,13 @@ class CommandLine(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise InputError(f"{message} (see {self.prog} --help)")
 
-    def add_curriculum_keys(self, keys: Mapping[str, Key] = KEYS) -> None:
+    def add_curriculum_keys(
+        self,
+        keys: Mapping[str, Key] = KEYS,
+        title: str = "curriculum keys (override what the curriculum says)",
+    ) -> None:
         """Accept every curriculum key as `--key value`; see `overrides`."""
-        group = self.add_argument_group("curriculum keys (override what the curriculum says)")
+        group = self.add_argument_group(title)
         for name, key in keys.items():
             default = "" if key.default is REQUIRED else f" (default {key.default})"
             choices = f", one of {listed(key.choices)}" if key.choices else ""

@@ -337,7 +337,10 @@ def check_shapes(
     InputError if the data folder is missing or no shape is usable.
     """
     if not Path(data_source).is_dir():
-        raise InputError(f"data_source: {data_source} is not a folder; preprocess.py makes one")
+        raise InputError(
+            f"data_source: {data_source} is not a folder; preprocess.py makes one (`make tables` "
+            "that of tables_tiny, `make compare-3d` that of compare_*)"
+        )
     usable, problems = [], {}
 
     def check(shape: ShapeName) -> tuple[Samples, str | None]:

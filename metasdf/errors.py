@@ -26,6 +26,9 @@ def run_command(main: Callable[[], int]) -> None:
     except OSError as error:  # a full disk, a file where a folder is wanted
         print(f"error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
         code = 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({error}); make less at once", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

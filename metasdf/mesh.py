@@ -237,6 +237,10 @@ def points_normalisation(vertices: np.ndarray) -> tuple[np.ndarray, np.float32]:
         scale = np.float32(1 / (MARGIN * radius))
         # What rounding a vertex to float32 costs, in the normalised frame.
         resolution = np.spacing(np.abs(vertices).max().astype(np.float32)) * scale
+    if radius == 0:
+        raise InputError(
+            "all points are the same, at least in float32, so there is no size to scale to"
+        )
     if not (np.isfinite(scale) and scale > 0 and resolution < 1e-4):
         raise InputError(
             "the coordinates are too large, too small or too far from the origin for float32; "

@@ -10,6 +10,7 @@ it there, and the result comes back.
 """
 
 import os
+import re
 import sys
 import time
 import warnings
@@ -58,6 +59,7 @@ from metasdf.sdf import (
 )
 
 MIN_POINTS = 10
+FAR = 0.05  # of the bounding sphere's radius: so far from each other, something went wrong
 SURFACE_POINTS = 30_000  # drawn on a mesh, and at most as many are measured
 MIN_CANDIDATES = 20_000  # SDF samples from which a dense context is drawn, at least
 MAX_CLOUD = 100_000  # oriented points used for signed distances, 7 s; a million take 100 s
@@ -120,7 +122,8 @@ def read_own_shape(path: str | os.PathLike) -> OwnShape:
     path = Path(path)
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
+        what = "is a folder; name one file" if path.is_dir() else "there is no such file"
+        raise InputError(f"{path}: {what}")
     if suffix == ".npz":
         return _read_npz(path)
     if suffix == ".xyz":
@@ -142,8 +145,11 @@ def _read_xyz(path: Path) -> OwnShape:
             warnings.simplefilter("ignore")  # of an empty file; told below
             rows = np.loadtxt(file, ndmin=2)
     except ValueError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: is not a table of numbers ({reason})") from error
+        row = re.search(r"row (\d+)", str(error))
+        where = f" (row {row.group(1)}, counted from 0)" if row else ""
+        raise InputError(
+            f"{path}: is not a table of numbers{where}; want 3 or 6 in every row, blanks between"
+        ) from error
     if rows.size == 0:
         raise InputError(f"{path}: holds no points")
     if rows.shape[1] not in (3, 6):
@@ -298,7 +304,9 @@ def draw_context(
         half = count // 2
         rows = np.concatenate([_draw(outside, count - half, rng), _draw(inside, half, rng)])
     elif shape.distances is not None:
-        raise InputError("holds SDF samples, no surface points; use --context_mode dense")
+        raise InputError(
+            "holds SDF samples, no surface points; use a model trained with --context_mode dense"
+        )
     else:
         points = _draw(shape.points, min(count, len(shape.points)), rng)
         rows = np.column_stack([points, np.zeros(len(points))])
@@ -321,7 +329,8 @@ def _signed_samples(
         if shape.normals is None:
             raise InputError(
                 "holds points without unit normals or distances, and a dense context needs one or "
-                "the other; give them, or use a model trained with --context_mode levelset"
+                "the other; give them, or use a model trained with --context_mode levelset (with "
+                "an auto-decoder, say --context_mode levelset)"
             )
         chosen = rng.permutation(len(points))[:MAX_CLOUD]
         surface, normals = points[chosen], shape.normals[chosen]
@@ -456,22 +465,31 @@ def reconstruct_own_shape(
 def surface_distance(
     local: OwnShape, mesh: trimesh.Trimesh, scale: float, rng: np.random.Generator
 ) -> dict[str, float]:
-    """How far a shape's points lie from a mesh, both in the normalised frame.
+    """How far a shape's points lie from a mesh, both in the normalised frame, and vice versa.
 
     Of SDF samples: how far their distances to the mesh, without sign, are from what they should
     be. Mean and median in the units of the original frame, and relative to the radius of the
-    shape's bounding sphere.
+    shape's bounding sphere. Of points on a surface also back: how far points of the mesh lie from
+    the nearest of them, less how far these lie from each other. That shows surface that was made
+    up, but also what a scan has not seen.
     """
     chosen = rng.permutation(len(local.points))[:SURFACE_POINTS]
     error, _ = SurfaceTree(mesh).nearest(local.points[chosen])
     if local.distances is not None:
         error = np.abs(error - np.abs(local.distances[chosen]))
     mean, median = float(error.mean()), float(np.median(error))
+    back = None
+    if local.distances is None:
+        points, _ = sample_surface(mesh, SURFACE_POINTS, rng)
+        tree = cKDTree(local.points)
+        apart = tree.query(local.points[chosen], k=2)[0][:, 1].mean()
+        back = max(0.0, float(tree.query(points)[0].mean() - apart)) * MARGIN
     return {
         "mean": mean / scale,
         "median": median / scale,
         "relative_mean": mean * MARGIN,
         "relative_median": median * MARGIN,
+        "back_relative_mean": back,
     }
 
 
@@ -492,4 +510,11 @@ def summary(record: Mapping[str, Any]) -> str:
         "bounding sphere's radius",
         f"written: {record['file']} and {record['file']}.json",
     ]
+    if (back := distance["back_relative_mean"]) is not None:
+        lines.insert(-1, f"surface to input: mean {back:.4f} of that radius")
+    if max(distance["relative_mean"], back or 0.0) > FAR:
+        lines.append(
+            "note: that is far; look at the result. Does the input stand as the shapes of training "
+            "did (here: y up), is it of their kind, and are these enough points?"
+        )
     return "\n".join(lines)

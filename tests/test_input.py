@@ -464,7 +464,7 @@ def test_a_trained_model_rebuilds_a_sphere_from_the_command_line(
     output = capsys.readouterr().out
     assert "scan.xyz: points with normals, 3000 points" in output
     assert "dense; 4 steps in" in output
-    assert "note" not in output
+    assert "note: the context" not in output
     mesh = trimesh.load_mesh(folder / "scan_reconstruction.ply")
     assert mesh.bounds.mean(axis=0) == pytest.approx(SHIFT, abs=0.2 * SCALE)
     record = json.loads((folder / "scan_reconstruction.ply.json").read_text())
@@ -475,6 +475,51 @@ def test_a_trained_model_rebuilds_a_sphere_from_the_command_line(
     assert run(*arguments, "--context_mode", "levelset", monkeypatch=monkeypatch) in (0, 1)
     output = capsys.readouterr().out
     assert "note: the context is levelset, but the model was trained with dense\n" in output
+
+
+def test_what_a_model_was_trained_with_is_the_checkpoints(trained, tmp_path, monkeypatch, capsys):
+    path = write(tmp_path, "xyz oriented")
+    where = ("--reconstruction_output_dir", tmp_path, "--resolution", 24)
+    arguments = ("compare_set_hyper", "--checkpoint", trained, "--input", path, *where)
+    assert run(*arguments, monkeypatch=monkeypatch) == 0
+    output = capsys.readouterr().out
+    assert "note: the checkpoint is of method metasdf, compare_set_hyper has another" in output
+    record = json.loads((tmp_path / "scan_reconstruction.ply.json").read_text())["curriculum"]
+    assert (record["method"], record["lr"], record["num_epochs"]) == ("metasdf", 2e-3, 60)
+    assert record["resolution"] == 24
+    assert run(*arguments, "--lr", 2e-3, monkeypatch=monkeypatch) == 0
+    capsys.readouterr()
+    for option, value in (("--hidden_features", 64), ("--lr", 1e-3)):
+        assert run(*arguments, option, value, monkeypatch=monkeypatch) == 2
+        assert f"{option} {value}: {trained} was trained with" in capsys.readouterr().err
+
+
+def test_surface_that_is_made_up_shows_on_the_way_back(spheres, tmp_path, capsys):
+    class Two(Ball):
+        """The ball that was given, and another one."""
+
+        def predict(self, x, fields):
+            other = (x - torch.tensor([0.6, 0.6, 0.6])).norm(dim=-1, keepdim=True) - 0.3
+            return torch.minimum(super().predict(x, fields), other)
+
+    settings = curriculum(spheres, tmp_path)
+    path = write(tmp_path, "ply points")
+    _, one = reconstructed(Ball(), settings, path, tmp_path / "one.ply")
+    _, two = reconstructed(Two(), settings, path, tmp_path / "two.ply")
+    assert "note:" not in capsys.readouterr().out
+    assert two["distance"]["relative_mean"] < one["distance"]["relative_mean"] + 4e-3
+    assert two["distance"]["back_relative_mean"] > one["distance"]["back_relative_mean"] + 5e-3
+
+
+def test_a_result_far_from_the_input_is_told(spheres, tmp_path, capsys):
+    class Small(Ball):
+        def predict(self, x, fields):
+            return super().predict(x, fields) + 0.4
+
+    reconstructed(
+        Small(), curriculum(spheres, tmp_path), write(tmp_path, "obj mesh"), tmp_path / "o.ply"
+    )
+    assert "note: that is far; look at the result." in capsys.readouterr().out
 
 
 def test_a_field_without_surface_leaves_no_file(spheres, tmp_path, capsys):
@@ -535,7 +580,7 @@ def bad_files(folder):
         "four.xyz": "has 4 columns",
         "nan.xyz": few.format(0, 20),
         "few.xyz": few.format(4, 4),
-        "one.xyz": "coordinates",
+        "one.xyz": "all points are the same",
         "far.xyz": "too far from the origin",
         "nan.ply": few.format(0, 20),
         "pickle.npz": "Python objects",

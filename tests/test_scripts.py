@@ -54,6 +54,13 @@ def test_a_missing_truth_is_told_by_the_exit_code(spheres, tmp_path):
     ("script", "arguments", "message"),
     [
         ("run_train.py", ["table_tiny"], "did you mean tables_tiny"),
+        ("run_train.py", ["tables_tiny", "--load", "--overwrite"], "give one of them"),
+        (
+            "run_reconstruct.py",
+            ["tables_tiny", "--checkpoint", "a", "--resolution", "9999"],
+            "too large; the most",
+        ),
+        ("run_eval.py", [".", "--data_source", "nowhere"], "nowhere: is not a folder"),
         ("run_train.py", ["tables_tiny", "--SDFSamplesPerScen", "8"], "SDFSamplesPerScene"),
         ("run_train.py", ["tables_tiny", "--num_epochs", "few"], "--num_epochs: 'few' is not"),
         ("run_train.py", ["tables_tiny", "--device", "abacus"], "--device abacus: not available"),

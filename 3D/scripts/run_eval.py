@@ -27,6 +27,8 @@ def main() -> int:
     if options.gallery and not options.gallery.lower().endswith(".png"):
         raise InputError(f"--gallery {options.gallery}: must end in .png")
     data_source = options.data_source and os.path.abspath(options.data_source)
+    if data_source and not os.path.isdir(data_source):
+        raise InputError(f"--data_source {options.data_source}: is not a folder")
     result, failed = evaluate_folder(options.folder, data_source, not options.no_nearest)
     write_results(options.folder, result)
     print(table(result))

@@ -3,16 +3,18 @@
     run_reconstruct.py CURRICULUM --checkpoint FILE                  the test split
     run_reconstruct.py CURRICULUM --checkpoint FILE --input SCAN     a mesh or points of your own
 
-The network comes from the checkpoint; data, context and resolution from the curriculum. With
---input the context mode is the checkpoint's unless given, and the result is in the input's frame.
+The network, and how it was trained, come from the checkpoint; data, context and resolution from the
+curriculum. With --input the context mode is the checkpoint's unless given, and the result is in the
+input's frame. Shapes should stand as those of training did: for the curriculums here, y is up.
 """
 
+import argparse
 from pathlib import Path
 
 from metasdf.checkpoint import check_kind, load_model
-from metasdf.curriculum import KEYS, CommandLine, load_curriculum, whole_number
+from metasdf.curriculum import KEYS, OPEN_KEYS, CommandLine, load_curriculum, whole_number
 from metasdf.device import DEVICES, choose_device
-from metasdf.errors import run_command
+from metasdf.errors import InputError, run_command
 from metasdf.own_shape import reconstruct_own_shape
 from metasdf.reconstruction import reconstruct_split
 from metasdf.sdf import OPEN_RULES
@@ -33,7 +35,10 @@ def main() -> int:
     )
     parser.add_argument(
         "--dense",
-        action="store_true",
+        dest="dense_grid",
+        action="store_const",
+        const=True,
+        default=argparse.SUPPRESS,
         help="evaluate all of the grid (slower, for checking: the mesh is the same)",
     )
     parser.add_argument("--input", metavar="FILE", help="obj ply stl off glb, xyz or npz")
@@ -49,23 +54,37 @@ def main() -> int:
         "--open", choices=OPEN_RULES, help="what to do with an input mesh that bounds no solid"
     )
     parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
-    parser.add_curriculum_keys()
+    keys = {name: key for name, key in KEYS.items() if name != "dense_grid"}
+    parser.add_curriculum_keys({name: keys[name] for name in keys if name in OPEN_KEYS})
+    parser.add_curriculum_keys(
+        {name: keys[name] for name in keys if name not in OPEN_KEYS},
+        "keys of training (not needed here: they are the checkpoint's)",
+    )
     options = parser.parse()
     own = options.input is not None
     for option in ("trajectories",) if own else WITH_INPUT:
         if getattr(options, option) is not None:
             parser.error(f"--{option} goes {'without' if own else 'with'} --input")
-    overrides = parser.overrides(options) | ({"dense_grid": True} if options.dense else {})
+    overrides = parser.overrides(options)
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, overrides)
     device = choose_device(options.device)
     model, trained = load_model(options.checkpoint, curriculum)
     check_kind(options.checkpoint, trained, want_2d=False)
-    curriculum |= {name: trained[name] for name, key in KEYS.items() if key.shapes_network}
+    for name in overrides.keys() - OPEN_KEYS:
+        if overrides[name] != trained[name]:
+            raise InputError(
+                f"--{name} {overrides[name]}: {options.checkpoint} was trained with "
+                f"{trained[name]}; leave it out"
+            )
+    if (method := trained["method"]) != curriculum["method"]:
+        print(f"note: the checkpoint is of method {method}, {options.curriculum} has another")
+    curriculum |= {name: trained[name] for name in KEYS if name not in OPEN_KEYS}
     curriculum["train_split"] = trained["train_split"]  # whose nearest shape is a yardstick
     trained_mode = trained["context_mode"]
     if own and "context_mode" not in overrides:
         curriculum["context_mode"] = trained_mode
-    if (mode := curriculum["context_mode"]) != trained_mode:
+    # An auto-decoder sees no context in training.
+    if (mode := curriculum["context_mode"]) != trained_mode and method != "autodecoder":
         print(f"note: the context is {mode}, but the model was trained with {trained_mode}")
     if own:
         failed = reconstruct_own_shape(
