@@ -39,8 +39,8 @@ CPU = torch.device("cpu")
 SETTINGS = {
     "cifar": "SIREN, ours",
     "cifar_original": "SIREN, the original's settings",
-    "cifar_pe": "positional encoding, ours",
-    "cifar_relu": "ReLU, ours",
+    "cifar_pe": "positional encoding, the same step sizes",
+    "cifar_relu": "ReLU, the same step sizes",
 }
 SHOWN = ("network", "lr", "init_lr", "ScenesPerBatch")
 PICTURED = {"cifar": "ours", "cifar_original": "original's"}
