@@ -1,9 +1,9 @@
 # make demo   set up, then the main job on procedural tables: output/demo/{metrics.json,gallery.png}
 # make test   set up, then lint and tests
 # make bench  set up, then speed tables: preprocessing beside trimesh's own function
-# make compare-3d   set up, then every method on the same shapes for the same time, about 70
-#                   minutes on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
-#                   on real shapes, the Princeton Shape Benchmark
+# make compare-3d   set up, then every method on the same shapes for the same time, about an
+#                   hour on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
+#                   on real shapes, the Princeton Shape Benchmark, another hour
 # make reproduce-2d   set up, then every method on MNIST's digits for the same time; QUICK=1: a
 #                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded;
 #                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images

@@ -174,20 +174,20 @@ def write_docs(docs: Path, name: str, summary: Mapping[str, Any], text: str) -> 
         path.write_text(text, encoding="utf-8")
 
 
-def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean and standard deviation of what each seed gave; None of nothing."""
+def over_seeds(values: Sequence[float]) -> dict[str, float | None] | None:
+    """Mean and standard deviation of what each seed gave; None of nothing, no spread of one."""
     if not values:
         return None
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    spread = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "spread": spread}
 
 
-def cell(value: Mapping[str, float] | None, factor: float, digits: int) -> str:
+def cell(value: Mapping[str, float | None] | None, factor: float, digits: int) -> str:
     """Mean ± spread for a table; the mean alone where there was one seed."""
     if value is None:
         return "-"
-    mean, spread = (f"{factor * value[key]:.{digits}f}" for key in ("mean", "spread"))
-    return f"{mean} ± {spread}"
+    shown = [value["mean"], value["spread"]][: 1 if value["spread"] is None else 2]
+    return " ± ".join(f"{factor * number:.{digits}f}" for number in shown)
 
 
 def machine() -> dict[str, Any]:
