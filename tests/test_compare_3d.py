@@ -20,7 +20,7 @@ def compared(tmp_path_factory):
     write_benchmark(benchmark)
     output = tmp_path_factory.mktemp("compare")
     small = (("hidden_features", 16), ("hidden_layers", 1), ("latent_features", 4))
-    plan = program.Plan(0.3, 1, 4, 1, 3000, resolution=16, code_steps=3, keys=small)
+    plan = program.Plan(1.0, 1, 4, 1, 3000, resolution=16, code_steps=3, keys=small)
     failed = program.compare(plan, output, output / "docs", processes=2, benchmark=benchmark)
     return plan, output, json.loads((output / "docs" / "compare_3d.json").read_text()), failed
 
@@ -48,7 +48,11 @@ def test_figures_are_those_of_the_evaluations(compared):
     assert row["measured"] + row["failed"] == 2
     assert row["parameters"] == result["parameters"]
     chamfers = [s["chamfer"] for s in result["modes"]["levelset"]["shapes"] if not s["error"]]
-    assert row["chamfer_mean"]["mean"] == pytest.approx(sum(chamfers) / len(chamfers))
+    if chamfers:
+        assert row["chamfer_mean"]["mean"] == pytest.approx(sum(chamfers) / len(chamfers))
+    else:  # how far moments of training get depends on the machine; this may be no surface at all
+        assert row["chamfer_mean"] is None
+        assert row["failed"] == 2
     assert not evaluation.exists()  # results are kept once, in result.json
 
 
