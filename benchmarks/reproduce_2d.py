@@ -191,9 +191,9 @@ def figures(results: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
                 measure: over_seeds([e["parts"][part][measure]["mean"] for e in evaluations])
                 for measure in MEASURES
             }
+            | {"first": over_seeds([e["first"][part] for e in evaluations])}
             for part in PARTS
         },
-        "first": {part: over_seeds([e["first"][part] for e in evaluations]) for part in PARTS},
         "training_steps": statistics.median(result["steps"] for result in results),
         "training_seconds": statistics.fmean(result["seconds"] for result in results),
         "parameters": results[0]["parameters"],
@@ -248,7 +248,7 @@ def tables(summary: Mapping[str, Any]) -> str:
     for mode, rows in summary["modes"].items():
         seeds = max(row["seeds"] for row in rows.values())
         of_first = f"error, pixels, of the first {plan['fitted_codes']} images alone"
-        for measure, (heading, factor, digits) in {**MEASURES, None: (of_first, 1, 3)}.items():
+        for measure, (heading, factor, digits) in {**MEASURES, "first": (of_first, 1, 3)}.items():
             lines += [
                 f"**{mode}** contexts, {heading}, {seeds} seed{'s' if seeds > 1 else ''}",
                 "",
@@ -256,8 +256,7 @@ def tables(summary: Mapping[str, Any]) -> str:
                 "|---" * (1 + len(PARTS)) + "|",
             ]
             for method, row in rows.items():
-                values = [row["parts"][p][measure] if measure else row["first"][p] for p in PARTS]
-                cells = [cell(value, factor, digits) for value in values]
+                cells = [cell(row["parts"][part][measure], factor, digits) for part in PARTS]
                 lines.append(f"| {METHODS[method]} | {' | '.join(cells)} |")
             lines.append("")
     lines += [

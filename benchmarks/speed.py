@@ -118,11 +118,16 @@ def _with_peak(work: Callable[[], Any]) -> tuple[Any, float]:
 # Meshing
 
 
-def fitted_network(plan: Plan) -> CoordinateNetwork:
-    """The paper's network with positional encoding, fitted for a while to a procedural chair."""
-    torch.manual_seed(0)
+def paper_network(plan: Plan) -> CoordinateNetwork:
+    """The paper's network with positional encoding."""
     sizes = {"hidden_features": plan.hidden_features, "hidden_layers": plan.hidden_layers}
-    network = CoordinateNetwork("pe", **sizes)
+    return CoordinateNetwork("pe", **sizes)
+
+
+def fitted_network(plan: Plan) -> CoordinateNetwork:
+    """`paper_network`, fitted for a while to a procedural chair."""
+    torch.manual_seed(0)
+    network = paper_network(plan)
     samples = sample_sdf(find_body(normalise(make_shape("chairs", 0, 3))), 50_000)
     rows = torch.from_numpy(np.concatenate(samples))
     optimizer = torch.optim.Adam(network.parameters(), 2e-4)
@@ -136,8 +141,7 @@ def fitted_network(plan: Plan) -> CoordinateNetwork:
 
 def meshed(file: str, plan: Plan, resolution: int) -> dict[str, float]:
     """Seconds to mesh, points evaluated, and vertices; the network comes from a file."""
-    sizes = {"hidden_features": plan.hidden_features, "hidden_layers": plan.hidden_layers}
-    network = CoordinateNetwork("pe", **sizes).requires_grad_(False)
+    network = paper_network(plan).requires_grad_(False)
     network.load_state_dict(torch.load(file, weights_only=True))
 
     def field(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

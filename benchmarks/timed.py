@@ -27,7 +27,14 @@ from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
 from metasdf.method import Method
 from metasdf.reconstruction import fit
-from metasdf.training import DivergedError, epoch_seed, outer_step, task_data, untrained
+from metasdf.training import (
+    DivergedError,
+    epoch_seed,
+    outer_step,
+    task_data,
+    training_state,
+    untrained,
+)
 
 NAMES = {  # of the methods, for tables and pictures
     "metasdf": "MetaSDF",
@@ -71,13 +78,7 @@ def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         if all(map(math.isnan, losses)):
             raise DivergedError(f"epoch {epoch}: no finite meta-gradient; lower init_lr or lr")
         print(f"{spent:.0f} s: {steps} steps, loss {np.nanmean(losses):.4g}", flush=True)
-    state = {
-        "curriculum": {**curriculum, "num_epochs": epoch},
-        "train_shapes": shapes,
-        "epoch": epoch,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
+    state = training_state({**curriculum, "num_epochs": epoch}, shapes, epoch, model, optimizer)
     save_checkpoint(latest_checkpoint(curriculum), state)
     return {"seconds": spent, "epochs": epoch, "steps": steps}
 

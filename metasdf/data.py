@@ -325,8 +325,12 @@ def draw_rows(
 
 def draw_task(*arguments: Any, **options: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """`draw_rows` as points and distances: context and query, each (x (n, 3), y (n, 1))."""
-    rows = draw_rows(*arguments, **options)
-    return {part: (of[:, :3], of[:, 3:]) for part, of in rows.items()}
+    return points_and_distances(draw_rows(*arguments, **options))
+
+
+def points_and_distances(rows: Mapping[str, Any]) -> Task:
+    """Rows (..., 4) of context and query, arrays or tensors, as (x (..., 3), y (..., 1))."""
+    return {part: (of[..., :3], of[..., 3:]) for part, of in rows.items()}
 
 
 def check_shapes(
@@ -431,7 +435,7 @@ class SDFDataset(TaskDataset):
         self.samples = list(samples)
 
     def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        return {part: (of[:, :3], of[:, 3:]) for part, of in self.rows(index, epoch).items()}
+        return points_and_distances(self.rows(index, epoch))
 
     def rows(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         """A task as `draw_rows` gives it."""
@@ -448,11 +452,9 @@ class SDFDataset(TaskDataset):
 
     def stacked(self, index: Sequence[int], epoch: int) -> Task:
         tasks = [self.rows(i, epoch) for i in index]
-        whole = {
-            part: torch.from_numpy(np.stack([task[part] for task in tasks]))
-            for part in ("context", "query")
-        }
-        return {part: (rows[..., :3], rows[..., 3:]) for part, rows in whole.items()}
+        return points_and_distances(
+            {part: torch.from_numpy(np.stack([task[part] for task in tasks])) for part in tasks[0]}
+        )
 
 
 def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:

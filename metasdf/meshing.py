@@ -113,8 +113,9 @@ KINDS = [np.flatnonzero((POINTS == 1).sum(axis=1) == ones) for ones in (3, 0, 2,
 DISTANCES = np.linalg.norm(POINTS[:, None] - POINTS, axis=-1)
 # Its 8 cells, of each the 8 corners among the 27.
 CELLS = np.array(list(itertools.product(range(2), repeat=3)))
-CORNERS = np.array([[np.dot(cell + corner, (9, 3, 1)) for corner in CELLS] for cell in CELLS])
-AROUND = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)])
+STRIDES = np.array([9, 3, 1])  # from one of the 27 to the next along x, y, z
+CORNERS = (CELLS[:, None] + CELLS) @ STRIDES
+AROUND = POINTS - 1  # a block and those that touch it
 
 
 class SparseLattice:
@@ -164,7 +165,7 @@ class SparseLattice:
         return ((index >= 1) & (index <= self.resolution)).all(axis=-1)
 
     def evaluate(self, keys: np.ndarray) -> np.ndarray:
-        """The function's values at points of the lattice (n,), each evaluated once."""
+        """Evaluate those points (n,) that are not evaluated yet; where each stands in `keys`."""
         new = np.unique(keys[~self.known(keys)])
         distances, values = (np.empty(len(new), np.float32) for _ in range(2))
         for start in range(0, len(new), POINTS_PER_CALL):
@@ -173,7 +174,7 @@ class SparseLattice:
                 both = self.field(self.points(new[some]))
             distances[some], values[some] = (of.float().cpu().numpy() for of in both)
         self._keep(new, distances, values)
-        return self.values[np.searchsorted(self.keys, keys)]
+        return np.searchsorted(self.keys, keys)
 
     def evaluate_slopes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The function's values at points (n,), and its gradients' norms, per spacing."""
@@ -235,7 +236,8 @@ class SparseLattice:
                 values, slopes = self.evaluate_slopes(middles)
                 slopes = SLOPE_MARGIN * self._largest_around(blocks // size, slopes)
             else:
-                values = self.evaluate(middles)
+                at = self.evaluate(middles)
+                values = self.values[at]
             at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
             kept = ~(np.abs(values) > slopes * math.sqrt(3) * size / 2)
             kept |= at_border & (values <= 0)
@@ -279,7 +281,7 @@ class SparseLattice:
             blocks, slopes = blocks[order[one]], slopes[order[one]]
             known = np.array([done.get(key, -1.0) for key in self.key(blocks).tolist()])
             wanted = ((blocks >= 0) & (blocks <= self.resolution)).all(axis=1)
-            # One that the surface leads to is done, whatever the slope; a steep one is not.
+            # Also one that was looked at with a smaller slope: there surface may have been missed.
             wanted &= slopes > known
             blocks, slopes = blocks[wanted], slopes[wanted]
         cells = np.concatenate(cells)
@@ -302,9 +304,9 @@ class SparseLattice:
         sign = np.where(on_lattice, 0, 1).astype(np.int8)
 
         def evaluate(which: np.ndarray) -> None:
-            value[which] = self.evaluate(points[which])
-            found = self.distances[np.searchsorted(self.keys, points[which])]
-            sign[which] = np.sign(found)
+            at = self.evaluate(points[which])
+            value[which] = self.values[at]
+            sign[which] = np.sign(self.distances[at])
 
         evaluate(np.flatnonzero(self.known(points)))
         for kind in KINDS:
@@ -330,7 +332,7 @@ class SparseLattice:
         local, seen = value[place], np.zeros(len(blocks), np.float32)
         for axis in range(3):
             first = np.flatnonzero(POINTS[:, axis] < 2)
-            change = np.abs(local[:, first + (9, 3, 1)[axis]] - local[:, first])
+            change = np.abs(local[:, first + STRIDES[axis]] - local[:, first])
             seen = np.maximum(seen, np.nan_to_num(change, nan=0.0).max(axis=1))
         return (
             blocks[block] + CELLS[cell],
@@ -382,9 +384,11 @@ def mesh_field(
         prediction = model.predict(x.unsqueeze(0), fields)[0]
         return model.loss.signed_distance(prediction)[:, 0], prediction[:, 0]
 
-    with torch.enable_grad():
-        has_slopes = field(torch.zeros(1, 3, device=device, requires_grad=True))[1].requires_grad
-    if dense or not has_slopes:
+    def has_slopes() -> bool:
+        with torch.enable_grad():
+            return field(torch.zeros(1, 3, device=device, requires_grad=True))[1].requires_grad
+
+    if dense or not has_slopes():
         return extract_mesh(evaluate_grid(lambda x: field(x)[0], resolution, device))
     clamp = getattr(model.loss, "clamp", None)
     return SparseLattice(field, resolution, device, clamp).mesh()

@@ -188,6 +188,23 @@ def untrained(
     return model, optimizer, [group["lr"] for group in optimizer.param_groups]
 
 
+def training_state(
+    curriculum: Mapping[str, Any],
+    train_shapes: Sequence[str],
+    epoch: int,
+    model: Method,
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Any]:
+    """What a checkpoint holds after so many epochs."""
+    return {
+        "curriculum": dict(curriculum),
+        "train_shapes": train_shapes,
+        "epoch": epoch,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+
+
 def train(
     curriculum: Mapping[str, Any],
     device: torch.device,
@@ -261,13 +278,7 @@ def train(
                 progress.write(
                     f"epoch {done}: validation loss {loss:.4g}, {score:.2f} {model.loss.score.unit}"
                 )
-            state = {
-                "curriculum": dict(curriculum),
-                "train_shapes": train_shapes,
-                "epoch": done,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
+            state = training_state(curriculum, train_shapes, done, model, optimizer)
             save_checkpoint(latest, state)
             if done % curriculum["checkpoint_every"] == 0:
                 save_checkpoint(checkpoints / f"{done:04d}.pth", state)
