@@ -12,8 +12,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,9 @@ def side_by_side(
     """
     results, failed = {}, 0
     with (
-        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            processes, mp_context=get_context("spawn"), initializer=_end_with_parent
+        ) as pool,
         tqdm(total=len(wanted), desc="comparing", unit="run", disable=None) as progress,
     ):
         futures = {pool.submit(work, run): run for run in wanted}
@@ -151,6 +154,18 @@ def side_by_side(
                 progress.write(f"failed: {run.name}: {error}")
             progress.update()
     return {run: results[run] for run in wanted if run in results}, failed
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent ends, however that happens; else it empties the queue."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def fits_in_turns(

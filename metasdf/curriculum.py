@@ -351,6 +351,8 @@ class CommandLine(argparse.ArgumentParser):
         if unknown:
             known = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
             word = unknown[0].split("=")[0]
+            if not word.startswith("-"):
+                self.error(f"{word!r} is one argument too many")
             raise InputError(f"unknown argument {word!r}{near_matches(word, known)}")
         return options
 

@@ -76,7 +76,7 @@ def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
     """
     _check_finite(grid)
     if grid.min() >= 0 or grid.max() <= 0:
-        raise _no_crossing(grid.min() >= 0)
+        raise _no_crossing(grid.min() >= 0, len(grid))
     # One layer of outside, so far out that what touches the border is cut off right there.
     return _march(np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max()))
 
@@ -86,9 +86,9 @@ def _check_finite(values: np.ndarray) -> None:
         raise NoSurfaceError("the field has values that are not finite")
 
 
-def _no_crossing(outside: bool) -> NoSurfaceError:
+def _no_crossing(outside: bool, resolution: int) -> NoSurfaceError:
     side = "outside" if outside else "inside"
-    return NoSurfaceError(f"the field is {side} everywhere: no zero crossing")
+    return NoSurfaceError(f"the field is {side} everywhere on a grid of {resolution}^3 points")
 
 
 def _march(volume: np.ndarray, marked: np.ndarray | None = None) -> trimesh.Trimesh:
@@ -214,7 +214,7 @@ class SparseLattice:
         """What `extract_mesh` gives of all values."""
         cells = self.crossed(*self.candidates())
         if self.distances.min() >= 0 or self.distances.max() <= 0:
-            raise _no_crossing(self.distances.min() >= 0)
+            raise _no_crossing(self.distances.min() >= 0, self.resolution)
         return self.march(cells)
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:

@@ -148,7 +148,8 @@ def _read_xyz(path: Path) -> OwnShape:
         row = re.search(r"row (\d+)", str(error))
         where = f" (row {row.group(1)}, counted from 0)" if row else ""
         raise InputError(
-            f"{path}: is not a table of numbers{where}; want 3 or 6 in every row, blanks between"
+            f"{path}: is not a table of numbers{where}; want 3 or 6 in every row, blanks "
+            "between, and no row that counts them"
         ) from error
     if rows.size == 0:
         raise InputError(f"{path}: holds no points")
@@ -502,9 +503,10 @@ def summary(record: Mapping[str, Any]) -> str:
         lines.append(f"{record['left_out']} rows left out: not finite, or a normal of length 0")
     if record["outside_cube"]:
         lines.append(f"{record['outside_cube']} points lie outside of what is meshed")
+    steps = record["steps"]
     lines += [
-        f"context: {record['context_points']} points, {curriculum['context_mode']}; "
-        f"{record['steps']} steps in {record['adapt_seconds']:.3f} s on {record['device']}",
+        f"context: {record['context_points']} points, {curriculum['context_mode']}; {steps} "
+        f"step{'' if steps == 1 else 's'} in {record['adapt_seconds']:.3f} s on {record['device']}",
         f"input to surface: mean {distance['mean']:.4g}, median {distance['median']:.4g} in its "
         f"units; {distance['relative_mean']:.4f} and {distance['relative_median']:.4f} of its "
         "bounding sphere's radius",

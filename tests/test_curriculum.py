@@ -339,3 +339,8 @@ def test_a_curriculums_file_that_does_not_run_is_an_input_error(tmp_path, text):
 def test_a_missing_curriculums_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"none\.py: cannot be loaded"):
         load_curriculum(tmp_path / "none.py", "small")
+
+
+def test_a_stray_word_is_named_without_a_list_of_options():
+    with pytest.raises(InputError, match=r"^'3' is one argument too many \(see .* --help\)$"):
+        command_line("--lr", "1e-3", "3")

@@ -48,7 +48,7 @@ def write_folder(folder, data_source, radii, initialisation=None, trajectories=(
     for instance, radius in radii.items():
         entry = {"shape": str(name(instance)), "file": None, "error": None}
         if radius is None:
-            entry["error"] = "the field is outside everywhere: no zero crossing"
+            entry["error"] = "the field is outside everywhere"
         else:
             entry["file"] = f"{entry['shape']}.ply"
             entry.update(adapt_seconds=radius, misclassified_percentage=10 * radius)
@@ -412,7 +412,7 @@ def test_results_are_written_as_json_and_as_a_row_per_shape(evaluated):
     assert [row["shape"] for row in rows] == [row["shape"] for row in result["shapes"]]
     assert float(rows[0]["chamfer"]) == result["shapes"][0]["chamfer"]
     assert rows[1]["chamfer"] == ""
-    assert "no zero crossing" in rows[1]["error"]
+    assert "outside everywhere" in rows[1]["error"]
     assert rows[0]["nearest_training_shape"] == "made/spheres/a"
 
 

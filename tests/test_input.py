@@ -545,6 +545,7 @@ def bad_files(folder):
 
     text("empty.xyz", "")
     text("words.xyz", "one two three\n")
+    np.savetxt(folder / "counted.xyz", points, header="50", comments="")
     text("binary.npz", "no archive")
     text("kind.csv", "1,2,3\n")
     text("empty.ply", "")
@@ -572,6 +573,7 @@ def bad_files(folder):
         "absent.ply": "there is no such file",
         "empty.xyz": "holds no points",
         "words.xyz": "is not a table of numbers",
+        "counted.xyz": "no row that counts them",
         "binary.npz": "is damaged or no npz file",
         "kind.csv": "is of no known kind",
         "empty.ply": "empty.ply",

@@ -1,7 +1,11 @@
 """Training for a given time."""
 
 import math
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +91,50 @@ def test_a_diverged_training_says_so(digits, monkeypatch):
     monkeypatch.setattr(timed, "outer_step", lambda *_: (math.nan, 0.0))
     with pytest.raises(DivergedError, match="lower init_lr or lr"):
         timed.train_for(digits, 5.0)
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import timed
+
+class Run(int):
+    name = "a run"
+
+def work(run):
+    Path(sys.argv[2], str(run)).write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    timed.side_by_side(work, [Run(0), Run(1), Run(2)], 1)
+"""
+
+
+def test_runs_end_with_the_program_that_started_them(tmp_path):
+    script, first = tmp_path / "parent.py", tmp_path / "0"
+    script.write_text(PARENT)
+    command = [sys.executable, script, ROOT / "benchmarks", tmp_path]
+    with subprocess.Popen(command) as parent:
+        wait_until(lambda: first.exists() and first.read_text())
+        parent.kill()
+    worker = int(first.read_text())
+    wait_until(lambda: not is_running(worker))
+    assert not (tmp_path / "1").exists()
+
+
+def is_running(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # Ended, but with nobody to take note of it.
+    status = Path(f"/proc/{process}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_until(met):
+    deadline = time.monotonic() + 120
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
