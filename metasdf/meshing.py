@@ -128,10 +128,10 @@ class SparseLattice:
     Blocks of cells are looked at from large to small. One whose middle has a value so large that
     the function, at the steepest slope around there, cannot reach zero within the block, is left
     out; the others are halved. The slope is the largest gradient of the function at the middles of
-    a block and of those next to it, with a margin. Two things are made up for: where the surface
-    that is found leads into a block that was left out, that block is looked at after all, so that
-    no part of a component is lost; and where neighbouring values are steeper than was thought, the
-    block and those around it are looked at anew with that slope.
+    a block and of those next to it, with a margin. Two things are made up for: where neighbouring
+    values are steeper than was thought, the block and those around it are looked at anew with that
+    slope; and surface that is found is followed from cell to cell, so that no part of a component
+    is lost.
 
     What can be lost is a whole component, if it is smaller than the first blocks (a twentieth of a
     side) and neither the function nor its gradient tell of it at their middles: of a function that
@@ -264,38 +264,52 @@ class SparseLattice:
         done: dict[int, float] = {}  # blocks looked at, and the slope with which
         cells = [np.empty((0, 3), int)]
         while len(blocks):
-            more, steeper = [], []
+            steep_blocks, steeper = [], []
             for start in range(0, len(blocks), BLOCKS_AT_ONCE):
                 some = blocks[start : start + BLOCKS_AT_ONCE]
                 slope = slopes[start : start + BLOCKS_AT_ONCE]
-                found, seen, leads, directions = self._crossed_in(some, slope)
+                found, seen = self._crossed_in(some, slope)
                 cells.append(found)
                 done.update(zip(self.key(some).tolist(), slope.tolist(), strict=True))
                 steep = np.flatnonzero(seen > slope)
-                more += [some[leads] + 2 * directions]
-                more += [(some[steep, None] + 2 * AROUND).reshape(-1, 3)]
-                steeper += [slope[leads], np.repeat(SLOPE_MARGIN * seen[steep], len(AROUND))]
-            blocks, slopes = np.concatenate(more), np.concatenate(steeper)
+                steep_blocks.append((some[steep, None] + 2 * AROUND).reshape(-1, 3))
+                steeper.append(np.repeat(SLOPE_MARGIN * seen[steep], len(AROUND)))
+            blocks, slopes = np.concatenate(steep_blocks), np.concatenate(steeper)
             order = np.argsort(-slopes, kind="stable")
             _, one = np.unique(self.key(blocks[order]), return_index=True)  # with its largest slope
             blocks, slopes = blocks[order[one]], slopes[order[one]]
             known = np.array([done.get(key, -1.0) for key in self.key(blocks).tolist()])
             wanted = ((blocks >= 0) & (blocks <= self.resolution)).all(axis=1)
-            # Also one that was looked at with a smaller slope: there surface may have been missed.
             wanted &= slopes > known
             blocks, slopes = blocks[wanted], slopes[wanted]
-        cells = np.concatenate(cells)
-        _, one = np.unique(self.key(cells), return_index=True)
-        return cells[one]
+        return self.followed(np.concatenate(cells))
 
-    def _crossed_in(
-        self, blocks: np.ndarray, slopes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Crossed cells (n, 3) of blocks (m, 3), and the largest slope seen in each block (m,).
+    def followed(self, cells: np.ndarray) -> np.ndarray:
+        """Cells (n, 3) with surface, and those to which it leads through their faces, once each.
 
-        And through which faces surface leaves a block: of each its block's number (k,), and where
-        its neighbour is (k, 3).
+        All corners of the cells are evaluated, and of those that are found.
         """
+        new = known = np.unique(self.key(cells))
+        while len(new):
+            cells = self.index(new)
+            corners = self.key(cells[:, None] + CELLS)
+            sign = np.ones(corners.shape, np.int8)
+            evaluated = self.known(corners)
+            place = np.searchsorted(self.keys, corners[evaluated])
+            sign[evaluated] = np.sign(self.distances[place])
+            through = []
+            for axis, side in itertools.product(range(3), (0, 1)):
+                on_face = sign[:, CELLS[:, axis] == side]
+                leads = (on_face.min(axis=1) <= 0) & (on_face.max(axis=1) >= 0)
+                through.append(self.key(cells[leads] + (2 * side - 1) * np.eye(3, dtype=int)[axis]))
+            new = np.setdiff1d(np.concatenate(through), known)
+            corners = np.unique(self.key(self.index(new)[:, None] + CELLS))
+            self.evaluate(corners[self.within(self.index(corners))])
+            known = np.union1d(known, new)
+        return self.index(known)
+
+    def _crossed_in(self, blocks: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Crossed cells (n, 3) of blocks (m, 3), and the largest slope seen in each block (m,)."""
         keys = self.key(blocks)[:, None] + self.key(POINTS)
         points, place = np.unique(keys, return_inverse=True)
         place = place.reshape(keys.shape)
@@ -319,27 +333,12 @@ class SparseLattice:
         corners = np.unique(place[block[:, None], CORNERS[cell]])
         evaluate(corners[on_lattice[corners] & np.isnan(value[corners])])
 
-        leaves, steps = [], []
-        for axis, side in itertools.product(range(3), (0, 1)):
-            on_face = sign[place[block[:, None], CORNERS[cell][:, CELLS[:, axis] == side]]]
-            out = (on_face.min(axis=1) <= 0) & (on_face.max(axis=1) >= 0)
-            out &= CELLS[cell, axis] == side
-            leaves.append(block[out])
-            steps.append(
-                np.broadcast_to((2 * side - 1) * np.eye(3, dtype=int)[axis], (out.sum(), 3))
-            )
-
         local, seen = value[place], np.zeros(len(blocks), np.float32)
         for axis in range(3):
             first = np.flatnonzero(POINTS[:, axis] < 2)
             change = np.abs(local[:, first + STRIDES[axis]] - local[:, first])
             seen = np.maximum(seen, np.nan_to_num(change, nan=0.0).max(axis=1))
-        return (
-            blocks[block] + CELLS[cell],
-            seen,
-            np.concatenate(leaves),
-            np.concatenate(steps),
-        )
+        return blocks[block] + CELLS[cell], seen
 
     def march(self, cells: np.ndarray) -> trimesh.Trimesh:
         """Marching cubes on cells (n, 3) whose corners are all evaluated or around the lattice."""

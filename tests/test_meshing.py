@@ -215,6 +215,19 @@ def test_a_slope_that_was_too_small_is_raised(monkeypatch):
     assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
 
 
+@pytest.mark.parametrize("start", [0, 7, 300])
+def test_what_one_block_hides_is_found_from_those_around_it(monkeypatch, start):
+    found = SparseLattice.candidates
+
+    def falsified(self):
+        blocks, slopes = found(self)
+        slopes[start::50] = 1e-6
+        return blocks, slopes
+
+    monkeypatch.setattr(SparseLattice, "candidates", falsified)
+    assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
+
+
 def test_no_point_is_evaluated_twice():
     seen = []
 
