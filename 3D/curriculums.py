@@ -128,6 +128,26 @@ tables_tiny = {
     "resolution": 96,
 }
 
+# For benchmarks/speed.py: the original values on the demo's data, with the demo's smaller network
+# and batches, and what gets as far in a fraction of the time.
+_SMALL = {
+    **tables_tiny,
+    "num_epochs": 3000,
+    "lr_decay_epochs": 350,
+    "lr_decay_factor": 0.5,
+}
+_SMALL_SIZES = {key: _SMALL[key] for key in ("hidden_layers", "hidden_features", "ScenesPerBatch")}
+tables_relu_small = {**_SMALL, **_RELU, **_SMALL_SIZES, "SDFSamplesPerScene": 1024}
+tables_pe_small = {**_SMALL, **_PE, **_SMALL_SIZES, "SDFSamplesPerScene": 1024}
+tables_fast = {
+    **tables_tiny,
+    "output_dir": "../output/tables_fast",
+    "reconstruction_output_dir": "../output/tables_fast/reconstructions",
+    "lr_schedule": "cosine",
+    "lr": 1e-3,
+    "num_epochs": 10,
+}
+
 # Every method at the same small size: benchmarks/compare_3d.py trains each for the same time and
 # sets data and epochs. Step sizes and sizes of latent codes are what did best in short trials.
 

@@ -34,6 +34,7 @@ METHODS_2D = (
     *("set_concat", "set_hyper"),
     *("cnn_concat", "cnn_hyper"),  # convolutional encoder of the context as an image
 )
+LR_SCHEDULES = ("steps", "cosine")
 REQUIRED = object()
 
 
@@ -181,8 +182,15 @@ _TRAINING: dict[str, Key] = {
     # Outer loop
     "lr": Key(float, 5e-4, "step size of Adam, the outer optimiser", minimum=0),
     "code_lr": Key(float, 1e-3, "autodecoder: step size of Adam on latent codes", minimum=0),
-    "lr_decay_epochs": Key(int, 350, "epochs after which lr is multiplied", minimum=1),
-    "lr_decay_factor": Key(float, 0.5, "by what lr is multiplied"),
+    "lr_schedule": Key(
+        str,
+        "steps",
+        "lr is multiplied with lr_decay_factor every lr_decay_epochs, or falls to 0 over "
+        "num_epochs along a cosine",
+        LR_SCHEDULES,
+    ),
+    "lr_decay_epochs": Key(int, 350, "steps: epochs after which lr is multiplied", minimum=1),
+    "lr_decay_factor": Key(float, 0.5, "steps: by what lr is multiplied"),
     "gradient_clip": Key(float, 0.5, "largest absolute value in a meta-gradient", minimum=0),
     "ScenesPerBatch": Key(int, 32, "shapes per outer step", minimum=1),
     "scenes_per_microbatch": Key(

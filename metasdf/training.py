@@ -97,6 +97,8 @@ def outer_step(
 
 def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
     """What the outer optimiser's step sizes are multiplied with in an epoch (counted from 0)."""
+    if curriculum["lr_schedule"] == "cosine":
+        return (1 + math.cos(math.pi * epoch / curriculum["num_epochs"])) / 2
     return curriculum["lr_decay_factor"] ** (epoch // curriculum["lr_decay_epochs"])
 
 

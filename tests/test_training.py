@@ -253,3 +253,9 @@ def test_training_in_microbatches_with_recomputed_steps_ends_at_the_same_weights
     plain = weights(tmp_path / "plain")
     for name, value in weights(tmp_path / "less").items():
         torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_outer_step_size_falls_along_a_cosine_to_nothing(spheres, tmp_path):
+    options = curriculum(spheres, tmp_path, lr_schedule="cosine", num_epochs=4)
+    factors = [decay(options, epoch) for epoch in range(5)]
+    assert factors == pytest.approx([1, (2 + 2**0.5) / 4, 1 / 2, (2 - 2**0.5) / 4, 0])
