@@ -48,6 +48,7 @@ from metasdf.curriculum import CommandLine, load_curriculum
 from metasdf.data import SDFDataset, ShapeName, check_shapes
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, read_json, write_json
+from metasdf.gradients import MetaGradients
 from metasdf.mesh import normalise
 from metasdf.meshing import POINTS_PER_CALL, SparseLattice, lattice_points
 from metasdf.method import Method
@@ -250,7 +251,7 @@ def step(plan: Plan) -> list[Row]:
 
     def ours() -> None:
         model.zero_grad()
-        losses(model, batch, None, backward=True)
+        losses(model, batch, None, MetaGradients())
 
     def plain() -> None:
         model.zero_grad()
@@ -278,7 +279,7 @@ def one_step(plan: Plan, samples: int, tasks: int = 1, **keys: Any) -> float:
     """Seconds of a meta-training step, in this process."""
     model = paper_model(plan, **keys)
     batch = scene(plan, tasks, samples)
-    return seconds(lambda: losses(model, batch, keys.get("scenes_per_microbatch"), backward=True))
+    return seconds(lambda: losses(model, batch, keys.get("scenes_per_microbatch"), MetaGradients()))
 
 
 def memory(plan: Plan) -> list[Row]:

@@ -38,6 +38,10 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
     num_shapes: the number of training shapes, each of which has a latent code of its own in an
     auto-decoder.
     """
+    if curriculum["compile"] and curriculum["method"].startswith("autodecoder"):
+        raise InputError("compile: an autodecoder cannot be compiled; train it without")
+    if curriculum["compile"] and curriculum["recompute_steps"]:
+        raise InputError("compile: not with recompute_steps; choose one of them")
     loss = _build_loss(curriculum)
     latent_features = curriculum["latent_features"]
     encoder, _, conditioning = curriculum["method"].partition("_")

@@ -35,6 +35,7 @@ METHODS_2D = (
     *("cnn_concat", "cnn_hyper"),  # convolutional encoder of the context as an image
 )
 LR_SCHEDULES = ("steps", "cosine")
+PRECISIONS = ("float32", "tf32", "bfloat16")  # see gradients.computed_in
 REQUIRED = object()
 
 
@@ -198,6 +199,17 @@ _TRAINING: dict[str, Key] = {
     ),
     "recompute_steps": Key(
         bool, False, "metasdf: keep no inner step's graph but recompute it, for less memory"
+    ),
+    "precision": Key(
+        str,
+        "float32",
+        "of matrix products in training: float32, tf32 on GPUs, bfloat16 by autocast",
+        PRECISIONS,
+    ),
+    "compile": Key(
+        bool,
+        False,
+        "compile the whole meta-step, not with an autodecoder or recompute_steps; takes a minute",
     ),
     "num_epochs": Key(int, 3000, "passes over the training shapes", minimum=1),
     "validate_every": Key(int, 1, "epochs between validations", minimum=1),

@@ -5,7 +5,7 @@ The same loop trains the methods MetaSDF is compared with: see `Method.outer_los
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from metasdf.checkpoint import build_model, check_continues, load_checkpoint, sa
 from metasdf.curriculum import is_2d
 from metasdf.data import SDFDataset, Task, TaskDataset, check_shapes, read_split, to_device
 from metasdf.errors import InputError
+from metasdf.gradients import MetaGradients, meta_loss
 from metasdf.method import Method
 from metasdf.plane import PlaneDataset, load_images, split_images
 
@@ -27,17 +28,6 @@ TRAIN, VAL = 0, 1  # streams of random numbers
 
 class DivergedError(InputError):
     """No step of an epoch had a finite meta-gradient."""
-
-
-def meta_loss(model: Method, batch: Task, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Adapt to the contexts; outer loss and the loss's score on the queries (scalars).
-
-    whole: see `Method.outer_loss`.
-    """
-    loss, prediction = model.outer_loss(batch, whole)
-    with torch.no_grad():
-        score = model.loss.score.of(prediction, batch["query"][1])
-    return loss, score
 
 
 def microbatches(batch: Task, scenes: int | None) -> Iterator[Task]:
@@ -55,19 +45,21 @@ def microbatches(batch: Task, scenes: int | None) -> Iterator[Task]:
 
 
 def losses(
-    model: Method, batch: Task, scenes_per_microbatch: int | None, backward: bool
+    model: Method,
+    batch: Task,
+    scenes_per_microbatch: int | None,
+    evaluate: Callable[[Method, Task, Tensor], tuple[Tensor, Tensor]] = meta_loss,
 ) -> tuple[float, float]:
-    """A batch's outer loss and score, one part after the other; with their gradients, if asked.
+    """A batch's outer loss and score, one part after the other.
 
-    Gradients add up to the whole batch's, whatever the parts: only one part's graph is held. (But
-    for dropout, of which parts draw other masks.)
+    evaluate: what gives a part's; `MetaGradients` adds up gradients as well, which sum to the whole
+    batch's, whatever the parts: only one part's graph is held. (But for dropout, of which parts
+    draw other masks.)
     """
     whole = batch["query"][1]
     total, total_score = 0.0, 0.0
     for part in microbatches(batch, scenes_per_microbatch):
-        loss, score = meta_loss(model, part, whole)
-        if backward:
-            loss.backward()
+        loss, score = evaluate(model, part, whole)
         total += loss.item()
         total_score += score.item() * len(part["query"][1]) / len(whole)
     return total, total_score
@@ -79,16 +71,18 @@ def outer_step(
     batch: Task,
     gradient_clip: float,
     scenes_per_microbatch: int | None = None,
+    gradients: MetaGradients | None = None,
 ) -> tuple[float, float]:
     """One update of initialisation and step sizes; the batch's loss and score.
 
-    Where the meta-gradient is not finite nothing is updated, and the loss returned is NaN.
+    gradients: how they are computed; None: in float32, not compiled. Where the meta-gradient is not
+    finite nothing is updated, and the loss returned is NaN.
     """
     model.train()
     optimizer.zero_grad(set_to_none=True)
-    loss, score = losses(model, batch, scenes_per_microbatch, backward=True)
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not all(gradient.isfinite().all() for gradient in gradients):
+    loss, score = losses(model, batch, scenes_per_microbatch, gradients or MetaGradients())
+    found = [p.grad for p in model.parameters() if p.grad is not None]
+    if not all(gradient.isfinite().all() for gradient in found):
         return math.nan, score  # one such step would ruin every weight
     torch.nn.utils.clip_grad_value_(model.parameters(), gradient_clip)
     optimizer.step()
@@ -115,7 +109,7 @@ def validate(
     for batch in data.batches(epoch=0):
         tasks = len(batch["query"][0])
         batch = to_device(batch, device)
-        totals += tasks * torch.tensor(losses(model, batch, scenes_per_microbatch, backward=False))
+        totals += tasks * torch.tensor(losses(model, batch, scenes_per_microbatch))
         count += tasks
     return tuple((totals / count).tolist())
 
@@ -242,6 +236,7 @@ def train(
         first_epoch = state["epoch"]
 
     clip, scenes = curriculum["gradient_clip"], curriculum["scenes_per_microbatch"]
+    gradients = MetaGradients(curriculum["precision"], curriculum["compile"])
     epochs = range(first_epoch, curriculum["num_epochs"])
     step = first_epoch * train_data.batches_per_epoch
     progress = tqdm(
@@ -258,7 +253,7 @@ def train(
             epoch_losses = []
             for batch in train_data.batches(epoch):
                 batch = to_device(batch, device)
-                loss, score = outer_step(model, optimizer, batch, clip, scenes)
+                loss, score = outer_step(model, optimizer, batch, clip, scenes, gradients)
                 epoch_losses.append(loss)
                 log.add_scalar("Loss/Train", loss, step)
                 log.add_scalar(f"{model.loss.score.name}/Train", score, step)
@@ -301,12 +296,13 @@ def train_in_memory(
     data, _, shapes, _ = task_data(curriculum)
     model, optimizer, start_step_sizes = untrained(curriculum, len(shapes), device)
     clip, scenes = curriculum["gradient_clip"], curriculum["scenes_per_microbatch"]
+    gradients = MetaGradients(curriculum["precision"], curriculum["compile"])
     step_losses: list[float] = []
     for epoch in range(curriculum["num_epochs"]):
         begin_epoch(optimizer, start_step_sizes, curriculum, epoch)
         for batch in data.batches(epoch):
             batch = to_device(batch, device)
-            step_losses.append(outer_step(model, optimizer, batch, clip, scenes)[0])
+            step_losses.append(outer_step(model, optimizer, batch, clip, scenes, gradients)[0])
         done, last = epoch + 1, curriculum["num_epochs"]
         if done % -(-last // 10) == 0 or done == last:
             mean = np.mean(step_losses[-data.batches_per_epoch :])

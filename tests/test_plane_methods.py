@@ -12,9 +12,10 @@ from metasdf.baselines import ConvolutionalEncoder, PixelFrame
 from metasdf.checkpoint import build_model, load_checkpoint, load_model
 from metasdf.curriculum import KEYS, KEYS_2D, METHODS_2D, CommandLine, complete, load_curriculum
 from metasdf.errors import InputError
+from metasdf.gradients import meta_loss
 from metasdf.images import load_digits
 from metasdf.plane import PlaneDataset, boundary, ink, load_images, pixel_frame
-from metasdf.training import meta_loss, outer_step, train, validate
+from metasdf.training import outer_step, train, validate
 
 CPU = torch.device("cpu")
 FILE = ROOT / "2D" / "curriculums.py"

@@ -16,6 +16,7 @@ from metasdf.checkpoint import build_model, load_checkpoint, load_model, save_ch
 from metasdf.curriculum import METHODS
 from metasdf.data import SDFDataset, stack
 from metasdf.errors import InputError
+from metasdf.gradients import MetaGradients
 from metasdf.training import (
     decay,
     losses,
@@ -235,7 +236,7 @@ def test_microbatches_give_the_whole_batchs_loss_and_gradients(
     for parts in (None, scenes):
         torch.manual_seed(0)
         model = build_model(options, 4).train()
-        loss, score = losses(model, batch, parts, backward=True)
+        loss, score = losses(model, batch, parts, MetaGradients())
         found.append((loss, score, {n: p.grad for n, p in model.named_parameters()}))
     (loss, score, whole), (loss_of_parts, score_of_parts, parts) = found
     assert loss_of_parts == pytest.approx(loss, rel=1e-5)
