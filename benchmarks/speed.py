@@ -45,7 +45,7 @@ from tqdm import tqdm
 
 from metasdf.checkpoint import build_model
 from metasdf.curriculum import CommandLine, load_curriculum
-from metasdf.data import SDFDataset, ShapeName, check_shapes
+from metasdf.data import SDFDataset, ShapeName, check_shapes, to_device
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, read_json, write_json
 from metasdf.gradients import MetaGradients
@@ -84,6 +84,7 @@ class Plan:
     contexts: tuple[int, ...] = (1000, 4000, 16_000, 50_000)
     at_once: int = 32
     learn_seconds: float = 300.0
+    keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys of what is learned
 
 
 QUICK = Plan(1, (48,), 500, 32, 2, 400, 2000, 50, (200, 400), 2, 1.0)
@@ -401,7 +402,7 @@ FAST = "tables_fast"
 def learned(name: str, plan: Plan) -> dict[str, list[float]]:
     """Validation error, in %, after so many processor seconds of training; validating is free."""
     torch.set_num_threads(1)
-    curriculum = load_curriculum(CURRICULUMS, name)
+    curriculum = load_curriculum(CURRICULUMS, name, dict(plan.keys))
     data, validation, shapes, _ = task_data(curriculum)
     model, optimizer, step_sizes = untrained(curriculum, len(shapes), CPU)
     times, errors, spent, epoch = [], [], 0.0, 0
@@ -445,6 +446,67 @@ def draw_quality(path: Path, found: Mapping[str, Any]) -> None:
     axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+# GPU
+
+GPU_WAYS = {
+    "float32": MetaGradients(),
+    "TF32": MetaGradients("tf32"),
+    "bfloat16": MetaGradients("bfloat16"),
+    "float32, compiled": MetaGradients(compiled=True),
+    "TF32, compiled": MetaGradients("tf32", compiled=True),
+    "bfloat16, compiled": MetaGradients("bfloat16", compiled=True),
+}
+
+
+def on_gpu(plan: Plan, device: torch.device) -> list[Row]:
+    """Every way to compute the gradients of four scenes, beside float32; a whole batch's memory."""
+    model = paper_model(plan).to(device)
+    batch = to_device(scene(plan, 4, plan.samples), device)
+    found: dict[str, torch.Tensor] = {}
+
+    def take(how: str) -> None:
+        model.zero_grad()
+        losses(model, batch, None, GPU_WAYS[how])
+        _synchronise(device)
+        found[how] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    times = in_turns(plan, *[partial(take, how) for how in GPU_WAYS])
+    exact = found["float32"]
+    rows = []
+    for (how, gradient), took in list(zip(found.items(), times, strict=True))[1:]:
+        error = ((gradient - exact).norm() / exact.norm()).item()
+        note = f"meta-gradient differs by {error:.1e} of its norm"
+        rows.append(row(f"meta-training step, {how}", times[0], took, "s", note=note))
+    return rows
+
+
+def whole_batch(plan: Plan, device: torch.device) -> list[Row]:
+    """Memory of a whole batch of planes_relu in parts, beside one scene with every step's graph."""
+    peaks = []
+    for scenes, recompute in ((1, False), (32, True)):
+        torch.cuda.reset_peak_memory_stats(device)
+        model = paper_model(plan, recompute_steps=recompute).to(device)
+        batch = to_device(scene(plan, scenes, plan.samples), device)
+        losses(model, batch, 1, MetaGradients())
+        _synchronise(device)
+        peaks.append(torch.cuda.max_memory_allocated(device) / 2**30)
+    what = "memory: one scene / batch of 32, one at a time, steps recomputed"
+    return [row(what, *peaks, "GiB")]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def gpu(plan: Plan) -> list[Row] | None:
+    if not torch.cuda.is_available():
+        print("gpu: there is none here; what was measured elsewhere is kept")
+        return None
+    device = torch.device("cuda")
+    return on_gpu(plan, device) + whole_batch(plan, device)
 
 
 # Growth
@@ -549,6 +611,14 @@ SECTIONS = {
         "that the recipe was trained and the time after which `tables_fast` was as good.",
         draw_quality,
     ),
+    "gpu": Section(
+        gpu,
+        "On a GPU",
+        "A meta-training step of `planes_relu` for four whole scenes, in other precisions "
+        "(`--precision`) and compiled (`--compile true`), beside float32 as it is without; and "
+        "how much memory the batch of 32 scenes takes with `--scenes_per_microbatch 1 "
+        "--recompute_steps true`.",
+    ),
     "growth": Section(
         growth,
         "As work grows",
@@ -569,11 +639,11 @@ def tables(found: Mapping[str, Any]) -> str:
         "[results.json](../benchmarks/results.json).",
     ]
     for name, section in SECTIONS.items():
-        if name not in found["sections"]:
-            continue
-        of = found["sections"][name]
         lines += ["", f"## {section.heading}", "", f"    python benchmarks/speed.py --only {name}"]
         lines += ["", section.text, ""]
+        if (of := found["sections"].get(name)) is None:
+            lines.append("Not measured yet: the command fills in what is missing.")
+            continue
         if section.picture:
             lines += [f"![{section.heading}]({name}.png)"]
         if of.get("rows"):
@@ -581,7 +651,8 @@ def tables(found: Mapping[str, Any]) -> str:
             lines += [table_row(row) for row in of["rows"]]
         where = of["machine"]
         cores, torch_version = where["cores"], where["torch"]
-        lines += ["", f"{where['processor']}, {cores} cores, PyTorch {torch_version}."]
+        gpu_name = f", {where['gpu']}" if "gpu" in where else ""
+        lines += ["", f"{where['processor']}, {cores} cores{gpu_name}, PyTorch {torch_version}."]
     return "\n".join(lines) + "\n"
 
 
@@ -605,7 +676,8 @@ def main() -> int:
     plan = QUICK if options.quick else Plan()
     known = read_json(options.results)["sections"] if options.results.exists() else {}
     for name in tqdm(options.only, desc="measuring", unit="section", disable=None):
-        measured = SECTIONS[name].measure(plan)
+        if (measured := SECTIONS[name].measure(plan)) is None:
+            continue
         of_name = {"rows": measured} if isinstance(measured, list) else measured
         known[name] = {**of_name, "machine": machine()}
         write_json(options.results, {"sections": known})

@@ -208,7 +208,10 @@ def cell(value: Mapping[str, float | None] | None, factor: float, digits: int) -
 
 def machine() -> dict[str, Any]:
     """What was measured on, for the record."""
-    return {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    found = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
 
 
 def _processor() -> str:
