@@ -1,6 +1,6 @@
 # make demo   set up, then the main job on procedural tables: output/demo/{metrics.json,gallery.png}
 # make test   set up, then lint and tests
-# make bench  set up, then speed tables: preprocessing beside trimesh's own function
+# make bench  set up, then docs/performance.md: speed and memory beside other ways, 20 minutes
 # make compare-3d   set up, then every method on the same shapes for the same time, about an
 #                   hour on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
 #                   on real shapes, the Princeton Shape Benchmark, another hour
@@ -44,8 +44,9 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n auto
 
-bench: setup
+bench: tables
 	$(BIN)/python benchmarks/preprocessing.py speed
+	$(BIN)/python benchmarks/speed.py
 
 compare-3d: setup
 	$(BIN)/python benchmarks/compare_3d.py $(if $(QUICK),--quick) \

@@ -39,7 +39,8 @@ mnist_levelset = {
 }
 
 # Every method on the same digits, minutes on a CPU: benchmarks/reproduce_2d.py trains each for the
-# same time. Distances are exact. Step sizes are what did best in short trials.
+# same time. Distances are exact. Fields are ReLU networks with positional encoding, and some of the
+# methods once more with SIRENs. Step sizes are what did best in short trials.
 
 
 def _compare(method, **values):
@@ -48,11 +49,15 @@ def _compare(method, **values):
         **_common(name, "digits"),
         **_DIGITS,
         "method": method,
+        "network": "pe",
+        "frequencies": 4,
+        "hidden_layers": 3,
+        "hidden_features": 64,
         "distance": "exact",
         "query_pixels": 512,
         "contour_points": 256,
         "lr": 1e-3,
-        "latent_features": 256,
+        "latent_features": 64 if method.endswith("hyper") else 256,
         "images_per_epoch": 320,
         "num_epochs": 15,
         "lr_decay_epochs": 12,
@@ -72,12 +77,27 @@ digits_autodecoder_concat = _compare(
     "autodecoder_concat", train_images=1000, code_steps=200, code_points=512
 )
 digits_autodecoder_hyper = _compare(
-    "autodecoder_hyper", lr=1e-4, train_images=1000, code_steps=200, code_points=512
+    "autodecoder_hyper", lr=3e-4, train_images=1000, code_steps=200, code_points=512
 )
 digits_cnn_concat = _compare("cnn_concat")
-digits_cnn_hyper = _compare("cnn_hyper", lr=1e-4)
+digits_cnn_hyper = _compare("cnn_hyper", lr=3e-4)
 digits_set_concat = _compare("set_concat", pixels=1024)  # a context of 2048 is slow to read
-digits_set_hyper = _compare("set_hyper", lr=1e-4, pixels=1024)
+digits_set_hyper = _compare("set_hyper", lr=3e-4, pixels=1024)
+
+
+def _siren(digits, name, **values):
+    return {
+        **digits,
+        "network": "siren",
+        "w0": 15.0,
+        "output_dir": f"../output/2D/{name}",
+        **values,
+    }
+
+
+digits_metasdf_siren = _siren(digits_metasdf, "digits_metasdf_siren", init_lr=0.02)
+digits_cnn_concat_siren = _siren(digits_cnn_concat, "digits_cnn_concat_siren")
+digits_set_concat_siren = _siren(digits_set_concat, "digits_set_concat_siren")
 
 # Photographs as SIRENs in three steps, with the original values; then with ours.
 

@@ -46,6 +46,9 @@ NAMES = {  # of the methods, for tables and pictures
     "cnn_hyper": "CNN encoder, hypernetwork",
     "set_concat": "set encoder, concatenation",
     "set_hyper": "set encoder, hypernetwork",
+    "metasdf_siren": "MetaSDF, SIREN",
+    "cnn_concat_siren": "CNN encoder, concatenation, SIREN",
+    "set_concat_siren": "set encoder, concatenation, SIREN",
 }
 TIMED_REPEATS = 3
 DECAY_AT = 0.8  # share of the time after which lr is multiplied with lr_decay_factor

@@ -97,12 +97,15 @@ OTHER = {
     "init_lr": 0.125,
     "first_order": True,
     "lr": 0.25,
+    "lr_schedule": "cosine",
     "lr_decay_epochs": 7,
     "lr_decay_factor": 0.75,
     "gradient_clip": 1.5,
     "ScenesPerBatch": 3,
     "scenes_per_microbatch": 5,
     "recompute_steps": True,
+    "precision": "tf32",
+    "compile": True,
     "num_epochs": 4,
     "validate_every": 2,
     "checkpoint_every": 6,
@@ -199,7 +202,7 @@ print(json.dumps({{"new": sorted(set(sys.modules) - before), "values": [
     assert result.returncode == 0, result.stderr  # json.dumps refuses all but plain values
     loaded = json.loads(result.stdout)
     assert loaded["new"] == []
-    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 3
+    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 6
     assert all(isinstance(value, dict) for value in loaded["values"])
 
 
