@@ -177,20 +177,20 @@ class SparseLattice:
         return np.searchsorted(self.keys, keys)
 
     def evaluate_slopes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The function's values at points (n,), and its gradients' norms, per spacing."""
-        distances, values, slopes = (np.empty(len(keys), np.float32) for _ in range(3))
+        """The function's values at points (n,), and its slopes (n, 4), see `_slopes`."""
+        distances, values = (np.empty(len(keys), np.float32) for _ in range(2))
+        gradients = np.empty((len(keys), 3), np.float32)
         for start in range(0, len(keys), POINTS_PER_CALL):
             some = slice(start, start + POINTS_PER_CALL)
             points = self.points(keys[some]).requires_grad_()
             with torch.enable_grad():
                 both = self.field(points)
                 (gradient,) = torch.autograd.grad(both[1].sum(), points)
-            of_all = (*both, gradient.norm(dim=1))
-            distances[some], values[some], slopes[some] = (
-                of.detach().float().cpu().numpy() for of in of_all
+            distances[some], values[some], gradients[some] = (
+                of.detach().float().cpu().numpy() for of in (*both, gradient)
             )
         self._keep(keys, distances, values)
-        return values, slopes * (2 / (self.resolution - 1))
+        return values, _slopes(gradients * (2 / (self.resolution - 1)))
 
     def points(self, keys: np.ndarray) -> Tensor:
         index = torch.from_numpy(self.index(keys) - 1)
@@ -218,9 +218,9 @@ class SparseLattice:
         return self.march(cells)
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:
-        """First points (n, 3) of the blocks of 2 x 2 x 2 cells that may have surface; slopes (n,).
+        """First points (n, 3) of the blocks of 2 x 2 x 2 cells that may have surface.
 
-        Slopes are changes of the function's value per spacing.
+        And their slopes (n, 4), see `_slopes`.
         """
         size, largest = 2, self.resolution / COARSEST
         if self.clamp is not None:  # a block's middle must tell of surface at its corners
@@ -239,7 +239,7 @@ class SparseLattice:
                 at = self.evaluate(middles)
                 values = self.values[at]
             at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
-            kept = ~(np.abs(values) > slopes * math.sqrt(3) * size / 2)
+            kept = ~(np.abs(values) > _largest_change(slopes, np.full(3, size / 2)))
             kept |= at_border & (values <= 0)
             blocks, slopes = blocks[kept], slopes[kept]
             if size == 2 or not len(blocks):
@@ -247,21 +247,25 @@ class SparseLattice:
             size //= 2
             blocks = (blocks[:, None] + size * CELLS).reshape(-1, 3)
             on_lattice = (blocks <= self.resolution).all(axis=1)
-            blocks, slopes = blocks[on_lattice], np.repeat(slopes, 8)[on_lattice]
+            blocks, slopes = blocks[on_lattice], np.repeat(slopes, 8, axis=0)[on_lattice]
 
     @staticmethod
     def _largest_around(index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Of each place (n, 3) with a value (n,) the largest value there and next to it."""
+        """Of each place (n, 3) with values (n, 4) the largest of each there and next to it."""
         whole = np.zeros(index.max(axis=0) + 1, values.dtype)
-        whole[tuple(index.T)] = values
-        return maximum_filter(whole, size=3)[tuple(index.T)]
+        largest = np.empty_like(values)
+        for column in range(values.shape[1]):
+            whole[tuple(index.T)] = values[:, column]
+            largest[:, column] = maximum_filter(whole, size=3)[tuple(index.T)]
+        return largest
 
     def crossed(self, blocks: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """The cells (n, 3) that the surface crosses, all of their corners evaluated.
 
         blocks, slopes: as `candidates` gives them.
         """
-        done: dict[int, float] = {}  # blocks looked at, and the slope with which
+        done = np.empty(0, np.int64)  # keys of blocks looked at, and the slopes with which
+        done_with = np.empty((0, 4), np.float32)
         cells = [np.empty((0, 3), int)]
         while len(blocks):
             steep_blocks, steeper = [], []
@@ -270,18 +274,21 @@ class SparseLattice:
                 slope = slopes[start : start + BLOCKS_AT_ONCE]
                 found, seen = self._crossed_in(some, slope)
                 cells.append(found)
-                done.update(zip(self.key(some).tolist(), slope.tolist(), strict=True))
-                steep = np.flatnonzero(seen > slope)
-                steep_blocks.append((some[steep, None] + 2 * AROUND).reshape(-1, 3))
-                steeper.append(np.repeat(SLOPE_MARGIN * seen[steep], len(AROUND)))
-            blocks, slopes = np.concatenate(steep_blocks), np.concatenate(steeper)
-            order = np.argsort(-slopes, kind="stable")
-            _, one = np.unique(self.key(blocks[order]), return_index=True)  # with its largest slope
-            blocks, slopes = blocks[order[one]], slopes[order[one]]
-            known = np.array([done.get(key, -1.0) for key in self.key(blocks).tolist()])
-            wanted = ((blocks >= 0) & (blocks <= self.resolution)).all(axis=1)
-            wanted &= slopes > known
-            blocks, slopes = blocks[wanted], slopes[wanted]
+                steep = np.flatnonzero((seen > slope[:, :3]).any(axis=1))
+                around = some[steep, None] + 2 * AROUND
+                steep_blocks.append(around.reshape(-1, 3))
+                steeper.append(np.repeat(_slopes(SLOPE_MARGIN * seen[steep]), len(AROUND), axis=0))
+            done, done_with = _merged(
+                np.concatenate([done, self.key(blocks)]), np.concatenate([done_with, slopes])
+            )
+            blocks, steeper = np.concatenate(steep_blocks), np.concatenate(steeper)
+            on_lattice = ((blocks >= 0) & (blocks <= self.resolution)).all(axis=1)
+            keys, slopes = _merged(self.key(blocks[on_lattice]), steeper[on_lattice])
+            looked_at = np.isin(keys, done)
+            before = np.zeros_like(slopes)
+            before[looked_at] = done_with[np.searchsorted(done, keys[looked_at])]
+            wanted = (slopes > before).any(axis=1)
+            blocks, slopes = self.index(keys[wanted]), np.maximum(slopes, before)[wanted]
         return self.followed(np.concatenate(cells))
 
     def followed(self, cells: np.ndarray) -> np.ndarray:
@@ -309,7 +316,10 @@ class SparseLattice:
         return self.index(known)
 
     def _crossed_in(self, blocks: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Crossed cells (n, 3) of blocks (m, 3), and the largest slope seen in each block (m,)."""
+        """Crossed cells (n, 3) of blocks (m, 3), and the largest changes seen in each (m, 3).
+
+        Changes are of the function's value from one point to the next along each axis.
+        """
         keys = self.key(blocks)[:, None] + self.key(POINTS)
         points, place = np.unique(keys, return_inverse=True)
         place = place.reshape(keys.shape)
@@ -333,11 +343,11 @@ class SparseLattice:
         corners = np.unique(place[block[:, None], CORNERS[cell]])
         evaluate(corners[on_lattice[corners] & np.isnan(value[corners])])
 
-        local, seen = value[place], np.zeros(len(blocks), np.float32)
+        local, seen = value[place], np.zeros((len(blocks), 3), np.float32)
         for axis in range(3):
             first = np.flatnonzero(POINTS[:, axis] < 2)
             change = np.abs(local[:, first + STRIDES[axis]] - local[:, first])
-            seen = np.maximum(seen, np.nan_to_num(change, nan=0.0).max(axis=1))
+            seen[:, axis] = np.nan_to_num(change, nan=0.0).max(axis=1)
         return blocks[block] + CELLS[cell], seen
 
     def march(self, cells: np.ndarray) -> trimesh.Trimesh:
@@ -353,19 +363,42 @@ class SparseLattice:
         return _march(volume, marked)
 
 
+def _slopes(gradients: np.ndarray) -> np.ndarray:
+    """Of gradients (n, 3) per spacing their absolute values along each axis, and norms: (n, 4)."""
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    return np.concatenate([np.abs(gradients), norms], axis=1)
+
+
+def _largest_change(slopes: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """By how much a function with slopes of at most (n, 4) can change over a step (3,) >= 0: (n,).
+
+    Each axis bounds it by its own slope, all together by the norm.
+    """
+    return np.minimum(slopes[:, :3] @ step, slopes[:, 3] * np.linalg.norm(step))
+
+
+def _merged(keys: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each of the keys (n,) once, sorted, with the largest of each of its slopes (n, 4)."""
+    unique, place = np.unique(keys, return_inverse=True)
+    largest = np.zeros((len(unique), 4), slopes.dtype)
+    np.maximum.at(largest, place, slopes)
+    return unique, largest
+
+
 def _infer(
     kind: np.ndarray, value: np.ndarray, sign: np.ndarray, place: np.ndarray, slopes: np.ndarray
 ) -> None:
     """Set the signs at one kind of a block's points that values nearby leave no choice of.
 
     value, sign: of points (p,), NaN and 0 where not known yet. place: the 27 points of each block
-    (m, 27) among these. slopes: of blocks (m,).
+    (m, 27) among these. slopes: of blocks (m, 4).
     """
     local = value[place]
     for point in kind:
         for near in np.flatnonzero(DISTANCES[point] < 2):
             if point != near:
-                sure = np.abs(local[:, near]) > slopes * DISTANCES[point, near]
+                change = _largest_change(slopes, np.abs(POINTS[point] - POINTS[near]))
+                sure = np.abs(local[:, near]) > change
                 sure &= sign[place[:, point]] == 0
                 sign[place[sure, point]] = np.sign(local[sure, near])
 
