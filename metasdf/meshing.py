@@ -21,7 +21,7 @@ from metasdf.method import Method
 POINTS_PER_CALL = 2**13  # small enough for the processor's caches
 BORDER_FACTOR = 1e4  # values outside of the lattice, in largest values on it: it is cut off there
 COARSEST = 18  # blocks along a side at first, at least
-SLOPE_MARGIN = 1.5  # by which the largest slope found is multiplied
+SLOPE_MARGIN = 1.25  # by which the largest slope found is multiplied
 BLOCKS_AT_ONCE = 2**15  # so that little memory is needed
 
 
