@@ -264,15 +264,42 @@ def step(plan: Plan) -> list[Row]:
     theirs, took, limit = in_turns(plan, plain, ours, matmul)
     rate = 20 * 2 * len(points) * width**2 / limit
     return [
-        row("meta-training step, plain loop", theirs, took, "s"),
+        row("paper's network: plain loop", theirs, took, "s"),
         row(
-            "meta-training step, share of the machine's rate",
+            "paper's network: matrix products alone",
             flops / rate,
             took,
             "s",
             note=f"{flops / 1e9:.0f} GFLOP of matrix products at the {rate / 1e9:.0f} GFLOP/s of a "
             f"product of {len(points)} x {width} with {width} x {width}",
         ),
+        *demo_step(plan),
+    ]
+
+
+def demo_step(plan: Plan) -> list[Row]:
+    """A step of the demo, whose network is small: what is saved there besides products."""
+    curriculum = load_curriculum(CURRICULUMS, "tables_tiny", dict(plan.keys))
+    torch.manual_seed(0)
+    model = build_model(curriculum).train()
+    batch = scene(plan, curriculum["ScenesPerBatch"], curriculum["SDFSamplesPerScene"])
+
+    def plain() -> None:
+        model.zero_grad()
+        plain_loop(model, batch).backward()
+
+    def step_as(gradients: MetaGradients) -> Callable[[], None]:
+        def take() -> None:
+            model.zero_grad()
+            losses(model, batch, None, gradients)
+
+        return take
+
+    ways = (plain, step_as(MetaGradients()), step_as(MetaGradients(compiled=True)))
+    loop, ours, compiled = in_turns(plan, *ways)
+    return [
+        row("demo's network: plain loop", loop, ours, "s"),
+        row("demo's network: not compiled / compiled", ours, compiled, "s"),
     ]
 
 
@@ -579,8 +606,10 @@ SECTIONS = {
         step,
         "A step of training",
         "A meta-training step of `planes_relu` for two scenes of a quarter of its samples: beside "
-        "second-order MAML as one would write it down, and beside the time that its matrix "
-        "products alone take at the rate the machine reaches on one of them.",
+        "second-order MAML as one would write it down, scene by scene, and beside the time that "
+        "its matrix products alone would take at the rate the machine reaches on one of them. And "
+        "a step of the demo, `tables_tiny`, whose SIREN of 128 x 3 spends much of its time on "
+        "other things: there compiling (`--compile true`) helps.",
     ),
     "memory": Section(
         memory,

@@ -32,6 +32,8 @@ def run(monkeypatch, folder, *arguments):
 def test_every_section_gives_rows_and_a_page(monkeypatch, tmp_path):
     short = {name: (label, values[:2]) for name, (label, values) in speed.GROWTH.items()}
     monkeypatch.setattr(speed, "GROWTH", short)
+    small = {"hidden_features": 8, "hidden_layers": 1, "num_meta_steps": 1}
+    monkeypatch.setattr(speed, "QUICK", replace(speed.QUICK, keys=tuple(small.items())))
     found = run(monkeypatch, tmp_path, "--only", *SECTIONS)
     assert found.keys() == set(SECTIONS)
     for name in SECTIONS[:-1]:
@@ -48,12 +50,12 @@ def test_every_section_gives_rows_and_a_page(monkeypatch, tmp_path):
 
 def test_what_was_measured_before_is_kept(monkeypatch, tmp_path):
     first = run(monkeypatch, tmp_path, "--only", "data")
-    then = run(monkeypatch, tmp_path, "--only", "step", "gpu")
+    then = run(monkeypatch, tmp_path, "--only", "adapt", "gpu")
     assert then["data"] == first["data"]
-    assert "step" in then
+    assert "adapt" in then
     page = (tmp_path / "performance.md").read_text()
     assert "batch of 32 scenes" in page
-    assert "plain loop" in page
+    assert "fit one shape" in page
 
 
 def test_the_plain_loop_computes_the_same():
