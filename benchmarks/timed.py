@@ -26,11 +26,13 @@ from metasdf.checkpoint import save_checkpoint
 from metasdf.curriculum import keys_of
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
+from metasdf.gradients import MetaGradients
 from metasdf.method import Method
 from metasdf.reconstruction import fit
 from metasdf.training import (
     DivergedError,
     epoch_seed,
+    losses,
     outer_step,
     task_data,
     training_state,
@@ -51,40 +53,60 @@ NAMES = {  # of the methods, for tables and pictures
     "set_concat_siren": "set encoder, concatenation, SIREN",
 }
 TIMED_REPEATS = 3
-DECAY_AT = 0.8  # share of the time after which lr is multiplied with lr_decay_factor
+DECAY_AT = 0.8  # lr_schedule steps: the share of the time after which lr_decay_factor holds
 
 
 def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Train for that much processor time, the last part of it with a smaller lr.
+    """Train for that much processor time, lr falling as the time passes, see `decay_at`.
 
-    The clock runs while data are drawn and steps are taken: loading does not count, and nothing is
-    validated. Writes a checkpoint of the last epoch, which need not be complete.
+    The clock runs while data are drawn and steps are taken: loading and compiling do not count, and
+    nothing is validated. Writes a checkpoint of the last epoch, which need not be complete.
     """
     data, _, shapes, _ = task_data(curriculum)
     model, optimizer, step_sizes = untrained(curriculum, len(shapes), torch.device("cpu"))
     clip, scenes = curriculum["gradient_clip"], curriculum["scenes_per_microbatch"]
+    gradients = MetaGradients(curriculum["precision"], curriculum["compile"])
+    if curriculum["compile"]:
+        with torch.random.fork_rng():
+            losses(model.train(), data.batch(0, 0), scenes, gradients)
     steps, epoch = 0, 0
     start = time.process_time()
     while (spent := time.process_time() - start) < seconds:
         torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
-        losses = []
+        found = []
         for batch in data.batches(epoch):
             spent = time.process_time() - start
             if spent >= seconds:
                 break
-            late = curriculum["lr_decay_factor"] if spent >= DECAY_AT * seconds else 1.0
+            factor = decay_at(spent / seconds, curriculum)
             for group, size in zip(optimizer.param_groups, step_sizes, strict=True):
-                group["lr"] = late * size
-            losses.append(outer_step(model, optimizer, batch, clip, scenes)[0])
-        if not losses:
+                group["lr"] = factor * size
+            found.append(outer_step(model, optimizer, batch, clip, scenes, gradients)[0])
+        if not found:
             break
-        steps, epoch = steps + len(losses), epoch + 1
-        if all(map(math.isnan, losses)):
+        steps, epoch = steps + len(found), epoch + 1
+        if all(map(math.isnan, found)):
             raise DivergedError(f"epoch {epoch}: no finite meta-gradient; lower init_lr or lr")
-        print(f"{spent:.0f} s: {steps} steps, loss {np.nanmean(losses):.4g}", flush=True)
+        print(f"{spent:.0f} s: {steps} steps, loss {np.nanmean(found):.4g}", flush=True)
     state = training_state({**curriculum, "num_epochs": epoch}, shapes, epoch, model, optimizer)
     save_checkpoint(latest_checkpoint(curriculum), state)
     return {"seconds": spent, "epochs": epoch, "steps": steps}
+
+
+def decay_at(share: float, curriculum: Mapping[str, Any]) -> float:
+    """What lr is multiplied with when that share of the time has passed."""
+    if curriculum["lr_schedule"] == "cosine":
+        return (1 + math.cos(math.pi * share)) / 2
+    return curriculum["lr_decay_factor"] if share >= DECAY_AT else 1.0
+
+
+def can_compile() -> bool:
+    """Whether `compile` works on this CPU: it needs a C++ compiler."""
+    try:
+        torch.compile(torch.sin)(torch.ones(4))
+    except Exception:  # whatever keeps a compiler from working
+        return False
+    return True
 
 
 def latest_checkpoint(curriculum: Mapping[str, Any]) -> Path:

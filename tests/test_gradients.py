@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from conftest import sphere_curriculum
+from conftest import ROOT, sphere_curriculum
 from metasdf.checkpoint import build_model, load_checkpoint
+from metasdf.curriculum import load_curriculum
 from metasdf.data import stack
 from metasdf.errors import InputError
 from metasdf.gradients import MetaGradients, computed_in
@@ -58,6 +59,29 @@ def test_a_compiled_step_has_the_same_gradients(method, spheres, batch):
     plain = gradients_of(spheres, MetaGradients(), batch, method=method)
     compiled = gradients_of(spheres, MetaGradients(compiled=True), batch, method=method)
     assert_alike(plain, compiled, 1e-5)
+
+
+@pytest.mark.parametrize("method", ["digits_metasdf_siren", "digits_cnn_hyper"])
+def test_a_compiled_step_of_digits_has_the_same_gradients(method, tmp_path):
+    keys = {
+        "data_source": "embedded",
+        "context_mode": "levelset",
+        "contour_points": 32,
+        "query_pixels": 16,
+        "hidden_features": 8,
+        "latent_features": 4,
+        "num_meta_steps": 2,
+        "output_dir": str(tmp_path),
+    }
+    options = load_curriculum(ROOT / "2D" / "curriculums.py", method, keys)
+    data, _, _, _ = task_data(options)
+    found = []
+    for how in (MetaGradients(), MetaGradients(compiled=True)):
+        torch.manual_seed(0)
+        model = build_model(options).train()
+        loss, score = losses(model, data.batch(0, 0), None, how)
+        found.append((loss, score, [p.grad for p in model.parameters() if p.grad is not None]))
+    assert_alike(*found, 1e-5)
 
 
 def test_a_compiled_step_is_of_the_weights_and_batches_there_are(spheres):

@@ -16,6 +16,7 @@ PLAN = reproduce_2d.Plan(
     test_images=6,
     fitted_codes=3,
     code_steps=3,
+    compiled=False,
     keys=(("hidden_features", 16), ("latent_features", 8), ("images_per_epoch", 16)),
 )
 

@@ -53,10 +53,41 @@ def steps_taken(monkeypatch, tick):
 
 def test_lr_falls_after_four_fifths_of_the_time(digits, monkeypatch):
     seen = steps_taken(monkeypatch, 0.5)
+    digits |= {"lr_schedule": "steps", "lr_decay_factor": 0.2}
     done = timed.train_for(digits, 10.0)
     lr, late = digits["lr"], digits["lr"] * digits["lr_decay_factor"]
     assert seen == [lr] * 16 + [late] * 4
     assert done == {"seconds": 10.0, "epochs": 7, "steps": 20}
+
+
+def test_lr_falls_along_a_cosine_of_the_time(digits, monkeypatch):
+    seen = steps_taken(monkeypatch, 1.0)
+    timed.train_for({**digits, "lr_schedule": "cosine"}, 4.0)
+    half = 0.5**0.5
+    assert [lr / digits["lr"] for lr in seen] == pytest.approx(
+        [1.0, (1 + half) / 2, 0.5, (1 - half) / 2]
+    )
+
+
+def test_compiling_takes_no_time_of_the_training_and_changes_nothing(digits, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    compiled = []
+    gradients = timed.MetaGradients._compiled
+
+    def counted(self, *arguments):
+        compiled.append(len(seen))
+        return gradients(self, *arguments)
+
+    monkeypatch.setattr(timed.MetaGradients, "_compiled", counted)
+    weights = []
+    for compile_ in (False, True):
+        seen = steps_taken(monkeypatch, 1.0)
+        done = timed.train_for({**digits, "compile": compile_}, 2.0)
+        assert done["steps"] == len(seen) == 2
+        model, _ = load_model(timed.latest_checkpoint(digits))
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert compiled == [0, 1, 2]  # first before the clock runs
+    assert torch.allclose(*weights, rtol=0, atol=1e-5)
 
 
 def test_nothing_is_fitted_but_for_the_steps(digits, monkeypatch):
