@@ -15,16 +15,13 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from timed import kept, latest_checkpoint, machine, write_docs
-from tqdm import tqdm
+from timed import kept, latest_checkpoint, machine, side_by_side, write_docs
 
 from metasdf.checkpoint import load_model
 from metasdf.curriculum import CommandLine, load_curriculum, whole_number
@@ -56,6 +53,13 @@ class Plan:
     keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys
 
 
+@dataclass(frozen=True)
+class Run:
+    """One training: of which of the SETTINGS."""
+
+    name: str
+
+
 QUICK = Plan(seconds=30.0, test_images=64)
 
 
@@ -71,10 +75,10 @@ def curriculum_of(name: str, plan: Plan, output: Path, source: str) -> dict[str,
     return load_curriculum(CURRICULUMS, name, keys)
 
 
-def work(name: str, plan: Plan, output: Path, source: str) -> dict[str, Any]:
+def work(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
     """Train and measure; what comes out is kept in the run's folder, and not redone."""
     torch.set_num_threads(1)
-    curriculum = curriculum_of(name, plan, output, source)
+    curriculum = curriculum_of(run.name, plan, output, source)
 
     def measured() -> dict[str, Any]:
         model, _ = load_model(latest_checkpoint(curriculum))
@@ -112,15 +116,14 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compare(
-    plan: Plan, output: Path, docs: Path, source: str, processes: int | None = None
-) -> dict[str, Any]:
-    """Do what is not done yet, and write table and pictures; all figures."""
+def compare(plan: Plan, output: Path, docs: Path, source: str, processes: int | None = None) -> int:
+    """Do what is not done yet, and write table and pictures, unless a run fails; how many did."""
     one = partial(work, plan=plan, output=output, source=source)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        results = pool.map(one, SETTINGS)
-        results = tqdm(results, total=len(SETTINGS), desc="comparing", unit="run", disable=None)
-        runs = dict(zip(SETTINGS, results, strict=True))
+    results, failed = side_by_side(one, [Run(name) for name in SETTINGS], processes)
+    if failed:
+        print(f"no table: {failed} of {len(SETTINGS)} runs failed; what is finished is kept")
+        return failed
+    runs = {run.name: result for run, result in results.items()}
     rows = []
     for name, label in PICTURED.items():
         curriculum = curriculum_of(name, plan, output, source)
@@ -139,7 +142,7 @@ def compare(
         "runs": runs,
     }
     write_docs(docs, "photographs", summary, table(summary))
-    return summary
+    return failed
 
 
 def main() -> int:
@@ -157,8 +160,8 @@ def main() -> int:
     plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
     source = find_photographs(options.data, ROOT / "data")
     source = source if source == EMBEDDED else os.path.abspath(source)
-    compare(plan, output, options.docs or output, source, options.processes or None)
-    return 0
+    failed = compare(plan, output, options.docs or output, source, options.processes or None)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ print(json.dumps({{"new": sorted(set(sys.modules) - before), "values": [
     assert result.returncode == 0, result.stderr  # json.dumps refuses all but plain values
     loaded = json.loads(result.stdout)
     assert loaded["new"] == []
-    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 6
+    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 7
     assert all(isinstance(value, dict) for value in loaded["values"])
 
 
