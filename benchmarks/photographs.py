@@ -84,7 +84,8 @@ def work(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
         model, _ = load_model(latest_checkpoint(curriculum))
         result = evaluate(model, curriculum, CPU)
         psnr = {"psnr": result["parts"]["test"]["psnr"], "psnr_by_step": result["psnr_by_step"]}
-        return {**psnr, "images": result["num_shapes"], "fit_seconds": result["fit_seconds"]}
+        measured = result["num_shapes"] - result["num_failed"]
+        return {**psnr, "images": measured, "fit_seconds": result["fit_seconds"]}
 
     return kept(curriculum, plan.seconds, ("test_images",), measured)
 

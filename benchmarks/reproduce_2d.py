@@ -174,7 +174,11 @@ def work(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
 
 
 def first(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, float]:
-    """Mean absolute error of the first `count` images of each part: those every method has."""
+    """Mean absolute error of the first `count` images of each part.
+
+    Those every method has, but for the last in pairs and the last two in threes: auto-decoders,
+    which load no more, complete these with the first digits.
+    """
     by_part: dict[str, list[float]] = {part: [] for part in PARTS}
     for row in rows:
         by_part[row["part"]].append(row["absolute_error"])
@@ -369,7 +373,7 @@ def main() -> int:
     source = find_digits(options.data, ROOT / "data")
     plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
     if plan.compiled and not can_compile():
-        print("there is no compiler here: steps are not compiled, and fewer fit into the time")
+        print("there is no C++ compiler here: steps are not compiled, and fewer fit into the time")
         plan = replace(plan, compiled=False)
     source = source if source == EMBEDDED else os.path.abspath(source)
     failed = reproduce(plan, output, options.docs or output, source, options.processes or None)

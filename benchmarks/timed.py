@@ -159,7 +159,7 @@ def side_by_side(
     """What `work` gives for each of the wanted runs, in their order, and how many failed.
 
     Runs have a `name`. As many as `processes` (None: as there are cores) go at once; which are
-    done is told as it happens, and one that raises InputError is told and left out.
+    done is told as it happens, and one that fails is told and left out.
     """
     results, failed = {}, 0
     with (
@@ -174,9 +174,10 @@ def side_by_side(
             try:
                 results[run] = future.result()
                 progress.write(f"done: {run.name}")
-            except InputError as error:
+            except Exception as error:
                 failed += 1
-                progress.write(f"failed: {run.name}: {error}")
+                reason = str(error) if isinstance(error, InputError) else repr(error)
+                progress.write(f"failed: {run.name}: {reason}")
             progress.update()
     return {run: results[run] for run in wanted if run in results}, failed
 

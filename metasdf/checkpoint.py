@@ -212,6 +212,12 @@ def check_continues(
                 f"{path}: was trained with {name} = {saved[name]!r}, not {wanted[name]!r}; "
                 f"use the same value, or another output_dir for a new model"
             )
+    along = [(of["lr_schedule"], of["num_epochs"]) for of in (saved, wanted)]
+    if along[1][0] == "cosine" and along[0] != along[1]:
+        raise InputError(
+            f"{path}: lr falls along a cosine of all of num_epochs, so to go on takes the same "
+            f"lr_schedule and num_epochs = {saved['num_epochs']}; or choose lr_schedule steps"
+        )
     if wanted["method"].startswith("autodecoder") and state["train_shapes"] != list(shapes):
         same = "data_source and train_images" if is_2d(wanted) else "train_split and data"
         raise InputError(

@@ -115,8 +115,8 @@ def compiled_meta_step(
             gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         return (loss.detach(), prediction.detach(), *(g.detach() for g in gradients))
 
-    program = torch.compile(make_fx(meta_step)(*tensors), dynamic=False)
     try:
+        program = torch.compile(make_fx(meta_step)(*tensors), dynamic=False)
         with torch.no_grad():
             program(*tensors)
     except Exception as error:  # whatever keeps a compiler from working

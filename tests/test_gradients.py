@@ -152,6 +152,15 @@ def test_what_cannot_be_compiled_is_an_error(keys, message, spheres):
         build_model(curriculum(spheres, compile=True, **keys), 4)
 
 
+def test_a_python_that_cannot_compile_is_told(spheres, batch, monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("not supported")
+
+    monkeypatch.setattr(torch, "compile", refused)
+    with pytest.raises(InputError, match=r"^compile: .*\(not supported\); train without$"):
+        gradients_of(spheres, MetaGradients(compiled=True), batch)
+
+
 def test_a_compiler_that_does_not_work_is_told(spheres, batch, monkeypatch):
     def broken(*_, **__):
         def program(*_):

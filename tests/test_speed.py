@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -81,10 +82,46 @@ def test_curves_of_learning_are_of_training_time_and_compared(monkeypatch, spher
     for curve in found["curves"].values():
         assert curve["seconds"] == sorted(curve["seconds"])
         assert len(curve["seconds"]) == len(curve["error"]) > 0
-    for row in found["rows"]:
-        assert row["ratio"] == pytest.approx(row["theirs"] / row["ours"])
     speed.draw_quality(tmp_path / "quality.png", found)
     assert (tmp_path / "quality.png").stat().st_size > 10_000
+
+
+def test_the_time_to_quality_is_when_each_first_stays_as_good(monkeypatch):
+    curves = {
+        "fast": {"seconds": [1, 2, 3, 4], "error": [9, 2, 5, 5]},  # the 2 is luck
+        "slow": {"seconds": [10, 20, 30, 40], "error": [9, 7, 7, 7]},
+        "better": {"seconds": [10, 20, 30, 40], "error": [1, 1, 1, 1]},
+    }
+    monkeypatch.setattr(speed, "FAST", "fast")
+    monkeypatch.setattr(speed, "RECIPES", {name: name for name in curves})
+    monkeypatch.setattr(speed, "ProcessPoolExecutor", OneProcess)
+    monkeypatch.setattr(speed, "learned", lambda name, plan: curves[name])
+    slow, better = speed.quality(speed.QUICK)["rows"]
+    assert (slow["theirs"], slow["ours"]) == (30, 2)
+    assert slow["ratio"] == 15
+    assert "fast does not get there in its 4 s" in speed.table_row(better)
+
+
+class OneProcess:
+    def __init__(self, **_): ...
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_): ...
+
+    map = staticmethod(map)
+
+
+def allocate(megabytes):
+    return float(torch.ones(megabytes * 2**18).sum())
+
+
+def test_peaks_are_of_the_work_alone():
+    allocate(1000)
+    _, small = speed.peak_of(partial(allocate, 1))
+    _, large = speed.peak_of(partial(allocate, 600))
+    assert large - small == pytest.approx(0.6, abs=0.15)
 
 
 def test_the_rows_of_a_gpu_compare_gradients(monkeypatch):

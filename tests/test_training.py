@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import ROOT, sphere_arguments
 from conftest import sphere_curriculum as curriculum
+from metasdf import training
 from metasdf.checkpoint import build_model, load_checkpoint, load_model, save_checkpoint
 from metasdf.curriculum import METHODS
 from metasdf.data import SDFDataset, stack
@@ -76,6 +77,33 @@ def test_resumed_training_gives_the_same_weights_as_uninterrupted(spheres, tmp_p
     train(curriculum(spheres, resumed, **keys), CPU, load=True)
     assert_same(weights(resumed), weights(straight))
     assert any(not torch.equal(half[name], value) for name, value in weights(resumed).items())
+
+
+def test_a_run_along_a_cosine_goes_on_to_the_same_weights_or_is_refused(
+    spheres, tmp_path, monkeypatch
+):
+    options = {
+        name: curriculum(spheres, tmp_path / name, lr_schedule="cosine", num_epochs=4)
+        for name in ("straight", "stopped")
+    }
+    train(options["straight"], CPU)
+    save = training.save_checkpoint
+
+    def stop_after_two(path, state):
+        save(path, state)
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        train(options["stopped"], CPU)
+    monkeypatch.undo()
+    longer = {**options["stopped"], "num_epochs": 8}
+    with pytest.raises(InputError, match="num_epochs = 4; or choose lr_schedule steps"):
+        train(longer, CPU, load=True)
+    train(options["stopped"], CPU, load=True)
+    assert_same(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+    train({**longer, "lr_schedule": "steps"}, CPU, load=True)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(spheres, tmp_path):
