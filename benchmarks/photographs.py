@@ -112,7 +112,8 @@ def table(summary: Mapping[str, Any]) -> str:
         f"{run['images']} photographs ({summary['data']}) that training has not seen; all pixels "
         f"are context and measured. {run['fit_seconds']:.2f} s to fit one on one core. Each was "
         f"trained for {summary['plan']['seconds']:.0f} s of one core of "
-        f"{summary['machine']['processor']}, PyTorch {summary['machine']['torch']}.",
+        f"{summary['machine']['processor']}, PyTorch {summary['machine']['torch']}, with half of "
+        "`lr` in the last fifth of the time.",
     ]
     return "\n".join(lines) + "\n"
 

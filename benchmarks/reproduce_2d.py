@@ -355,7 +355,7 @@ def reproduce(
         write_methods(docs / f"reproduce_2d_{mode}.png", of_mode)
     write_steps(
         docs / "reproduce_2d_steps.png",
-        {mode: of_mode["metasdf"] for mode, of_mode in models.items()},
+        {mode: of_mode["metasdf_siren"] for mode, of_mode in models.items()},
     )
     return failed
 
