@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,6 +47,7 @@ from tqdm import tqdm
 from metasdf.checkpoint import build_model
 from metasdf.curriculum import CommandLine, load_curriculum
 from metasdf.data import SDFDataset, ShapeName, check_shapes, to_device
+from metasdf.device import keep_freed_memory
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, read_json, write_json
 from metasdf.gradients import MetaGradients
@@ -124,6 +125,7 @@ def peak_of(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _with_peak(work: Callable[[], Any]) -> tuple[Any, float]:
+    keep_freed_memory()  # as run_train.py and run_reconstruct.py do
     result = work()
     with contextlib.suppress(OSError):  # Linux, where ru_maxrss is the parent's if that is more
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -188,9 +190,9 @@ def mesh(plan: Plan) -> list[Row]:
         file = str(Path(folder, "network.pth"))
         torch.save(network.state_dict(), file)
         for n in plan.resolutions:
-            calls = [dense_call() for _ in range(16 * plan.repeats)]
+            calls = [dense_call() for _ in range(8 * plan.repeats)]
             ours, peak = peak_of(partial(meshed, file, plan, n))
-            calls += [dense_call() for _ in range(16 * plan.repeats)]
+            calls += [dense_call() for _ in range(8 * plan.repeats)]
             dense = statistics.median(calls) * n**3 / POINTS_PER_CALL
             rows.append(
                 row(
@@ -396,14 +398,14 @@ def adapt(plan: Plan) -> list[Row]:
         torch.manual_seed(0)
         curriculum = load_curriculum(CURRICULUMS, f"compare_{method}")
         models[method] = build_model(curriculum).eval()
-    few = 20  # of the auto-decoder's steps: all take the same time
+    few = 10  # of the auto-decoder's steps: all take the same time
     share = models["autodecoder"].num_steps / few
     rows = []
     for tasks in (1, plan.at_once):
         for count in plan.contexts:
             context = scene(plan, tasks, 2 * count)["context"]
             theirs, ours = in_turns(
-                plan,
+                plan if tasks == 1 else replace(plan, repeats=1),
                 lambda context=context: models["autodecoder"].adapt(context, few),
                 lambda context=context: models["metasdf"].adapt(context),
             )
@@ -427,6 +429,7 @@ FAST = "tables_fast"
 def learned(name: str, plan: Plan) -> dict[str, list[float]]:
     """Validation error, in %, after so many processor seconds of training; validating is free."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     curriculum = load_curriculum(CURRICULUMS, name, dict(plan.keys))
     data, validation, shapes, _ = task_data(curriculum)
     model, optimizer, step_sizes = untrained(curriculum, len(shapes), CPU)
@@ -634,14 +637,16 @@ SECTIONS = {
         data,
         "Data",
         "Batches of `planes_relu` from files of half a million samples: each npz file opened and "
-        "read for each batch, and ours, which reads the rows it draws.",
+        "read for each batch, and ours, which reads the rows it draws, in the background while the "
+        "last batch is used. For a GPU a batch is 12 MB to copy: to keep half a million samples a "
+        "shape there would gain nothing.",
     ),
     "adapt": Section(
         adapt,
         "Fitting a new shape",
-        "Milliseconds for one shape, `compare_autodecoder` with its 800 steps (of which 20 are "
+        "Milliseconds for one shape, `compare_autodecoder` with its 800 steps (of which 10 are "
         "timed) and `compare_metasdf` with 5. The auto-decoder takes 1024 of the points in each "
-        "step, MetaSDF all of them.",
+        "step, MetaSDF all of them, so that the more points, the smaller its lead.",
     ),
     "quality": Section(
         quality,
@@ -667,7 +672,9 @@ SECTIONS = {
         growth,
         "As work grows",
         "Time and peak memory of a meta-training step of the paper's network, a quarter as wide "
-        "and with three inner steps, one thing growing at a time.",
+        "and with three inner steps, one thing growing at a time. All but the program's own memory "
+        "is proportional to samples, scenes and inner steps; as the network becomes wider, the "
+        "time of its matrix products grows with the square.",
         draw_growth,
     ),
 }
@@ -690,7 +697,7 @@ def tables(found: Mapping[str, Any]) -> str:
             lines.append("Not measured yet: the command fills in what is missing.")
             continue
         if section.picture:
-            lines += [f"![{section.heading}]({name}.png)"]
+            lines += [f"![{section.heading}]({name}.png)", ""]
         if of.get("rows"):
             lines += ["| what | the other way | ours | ratio | |", "|---|---|---|---|---|"]
             lines += [table_row(row) for row in of["rows"]]
@@ -725,6 +732,7 @@ def main() -> int:
     if unknown := set(options.only) - SECTIONS.keys():
         raise InputError(f"--only {' '.join(sorted(unknown))}: choose of {', '.join(SECTIONS)}")
     plan = QUICK if options.quick else Plan()
+    keep_freed_memory()
     known = read_json(results)["sections"] if results.exists() else {}
     for name in tqdm(options.only, desc="measuring", unit="section", disable=None):
         if (measured := SECTIONS[name].measure(plan)) is None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from metasdf.curriculum import CommandLine, Key, load_curriculum
-from metasdf.device import DEVICES, choose_device
+from metasdf.device import DEVICES, choose_device, keep_freed_memory
 from metasdf.training import train
 
 
@@ -22,5 +22,6 @@ def train_command(description: str, curriculums: Path, keys: Mapping[str, Key]) 
     if options.load and options.overwrite:
         parser.error("--load goes on, --overwrite starts anew; give one of them")
     curriculum = load_curriculum(curriculums, options.curriculum, parser.overrides(options))
+    keep_freed_memory()
     left_out = train(curriculum, choose_device(options.device), options.load, options.overwrite)
     return 1 if left_out else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metasdf.checkpoint import CODE_FITTING, check_kind, load_model
 from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum, whole_number
-from metasdf.device import DEVICES, choose_device
+from metasdf.device import DEVICES, choose_device, keep_freed_memory
 from metasdf.errors import InputError, run_command
 from metasdf.evaluation import write_results
 from metasdf.plane_evaluation import evaluate, table, test_parts, write_plane_gallery
@@ -29,6 +29,7 @@ def main() -> int:
         raise InputError(f"--gallery {options.gallery}: must end in .png")
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, parser.overrides(options))
     device = choose_device(options.device)
+    keep_freed_memory()
     model, trained = load_model(options.checkpoint, curriculum)
     check_kind(options.checkpoint, trained, want_2d=True)
     if (data := curriculum["data"]) != trained["data"]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from metasdf.checkpoint import check_kind, load_model
 from metasdf.curriculum import KEYS, OPEN_KEYS, CommandLine, load_curriculum, whole_number
-from metasdf.device import DEVICES, choose_device
+from metasdf.device import DEVICES, choose_device, keep_freed_memory
 from metasdf.errors import InputError, run_command
 from metasdf.own_shape import reconstruct_own_shape
 from metasdf.reconstruction import reconstruct_split
@@ -68,6 +68,7 @@ def main() -> int:
     overrides = parser.overrides(options)
     curriculum = load_curriculum(CURRICULUMS, options.curriculum, overrides)
     device = choose_device(options.device)
+    keep_freed_memory()
     model, trained = load_model(options.checkpoint, curriculum)
     check_kind(options.checkpoint, trained, want_2d=False)
     for name in overrides.keys() - OPEN_KEYS:
