@@ -85,7 +85,7 @@ class Plan:
     shapes: int = 4000
     contexts: tuple[int, ...] = (1000, 4000, 16_000, 50_000)
     at_once: int = 32
-    learn_seconds: float = 200.0
+    learn_seconds: float = 160.0
     keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys of what is learned
 
 

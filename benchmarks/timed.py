@@ -67,8 +67,7 @@ def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     clip, scenes = curriculum["gradient_clip"], curriculum["scenes_per_microbatch"]
     gradients = MetaGradients(curriculum["precision"], curriculum["compile"])
     if curriculum["compile"]:
-        with torch.random.fork_rng():
-            losses(model.train(), data.batch(0, 0), scenes, gradients)
+        losses(model.train(), data.batch(0, 0), scenes, gradients)
     steps, epoch = 0, 0
     start = time.process_time()
     while (spent := time.process_time() - start) < seconds:
