@@ -53,14 +53,14 @@ class Plan:
     keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys
 
 
+QUICK = Plan(seconds=30.0, test_images=64)
+
+
 @dataclass(frozen=True)
 class Run:
     """One training: of which of the SETTINGS."""
 
     name: str
-
-
-QUICK = Plan(seconds=30.0, test_images=64)
 
 
 def curriculum_of(name: str, plan: Plan, output: Path, source: str) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def work(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
         model, _ = load_model(latest_checkpoint(curriculum))
         result = evaluate(model, curriculum, CPU)
         psnr = {"psnr": result["parts"]["test"]["psnr"], "psnr_by_step": result["psnr_by_step"]}
-        measured = result["num_shapes"] - result["num_failed"]
-        return {**psnr, "images": measured, "fit_seconds": result["fit_seconds"]}
+        images = result["num_shapes"] - result["num_failed"]
+        return {**psnr, "images": images, "fit_seconds": result["fit_seconds"]}
 
     return kept(curriculum, plan.seconds, ("test_images",), measured)
 

@@ -118,14 +118,18 @@ def in_turns(plan: Plan, *works: Callable[[], Any]) -> list[float]:
     return [statistics.median(of) for of in zip(*times[1:] or times, strict=True)]
 
 
+def processes(count: int | None = None) -> ProcessPoolExecutor:
+    """Processes of their own (None: as many as cores) that use memory as the commands do."""
+    return ProcessPoolExecutor(count, get_context("spawn"), initializer=keep_freed_memory)
+
+
 def peak_of(work: Callable[[], Any]) -> tuple[Any, float]:
     """What `work` returns in a process of its own, and how many GiB this took at most."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with processes(1) as pool:
         return pool.submit(_with_peak, work).result()
 
 
 def _with_peak(work: Callable[[], Any]) -> tuple[Any, float]:
-    keep_freed_memory()  # as run_train.py and run_reconstruct.py do
     result = work()
     with contextlib.suppress(OSError):  # Linux, where ru_maxrss is the parent's if that is more
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -429,7 +433,6 @@ FAST = "tables_fast"
 def learned(name: str, plan: Plan) -> dict[str, list[float]]:
     """Validation error, in %, after so many processor seconds of training; validating is free."""
     torch.set_num_threads(1)
-    keep_freed_memory()
     curriculum = load_curriculum(CURRICULUMS, name, dict(plan.keys))
     data, validation, shapes, _ = task_data(curriculum)
     model, optimizer, step_sizes = untrained(curriculum, len(shapes), CPU)
@@ -448,11 +451,13 @@ def learned(name: str, plan: Plan) -> dict[str, list[float]]:
 
 def quality(plan: Plan) -> dict[str, Any]:
     """Every recipe's curve, and how long it and FAST take to the recipe's last error."""
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    with processes() as pool:
         curves = dict(zip(RECIPES, pool.map(partial(learned, plan=plan), RECIPES), strict=True))
     smooth = {name: smoothed(curve["error"]) for name, curve in curves.items()}
     rows = []
-    for name in [name for name in RECIPES if name != FAST]:
+    for name in RECIPES:
+        if name == FAST:
+            continue
         final = smooth[name][-1]
         theirs, ours = (time_to(final, curves[n]["seconds"], smooth[n]) for n in (name, FAST))
         what = f"{RECIPES[name]}: to its last validation error, {final:.1f} %"
@@ -686,9 +691,9 @@ def tables(found: Mapping[str, Any]) -> str:
         "# How fast, in how much memory",
         "",
         "`make bench` measures all of it; each ratio is of two things measured side by side in one "
-        "run. Times are medians of several turns, but for meshing, whole scenes and training, "
-        "which take long and are measured once. This file is written by the command, all figures "
-        "are in [results.json](../benchmarks/results.json).",
+        "run. Times are medians of several turns, but for meshing, whole scenes, 32 shapes at once "
+        "and training, which take long and are measured once. This file is written by the "
+        "command, all figures are in [results.json](../benchmarks/results.json).",
     ]
     for name, section in SECTIONS.items():
         lines += ["", f"## {section.heading}", "", f"    python benchmarks/speed.py --only {name}"]
@@ -725,10 +730,9 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="default: benchmarks/results.json")
     parser.add_argument("--docs", type=Path, help="default: docs; --quick: both in output/speed")
     options = parser.parse()
-    quick = ROOT / "output" / "speed"
-    quick_or = (lambda path: quick) if options.quick else (lambda path: ROOT / path)
-    results = options.results or quick_or("benchmarks") / "results.json"
-    docs = options.docs or quick_or("docs")
+    folders = ("output/speed", "output/speed") if options.quick else ("benchmarks", "docs")
+    results = options.results or ROOT / folders[0] / "results.json"
+    docs = options.docs or ROOT / folders[1]
     if unknown := set(options.only) - SECTIONS.keys():
         raise InputError(f"--only {' '.join(sorted(unknown))}: choose of {', '.join(SECTIONS)}")
     plan = QUICK if options.quick else Plan()

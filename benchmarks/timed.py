@@ -31,6 +31,7 @@ from metasdf.method import Method
 from metasdf.reconstruction import fit
 from metasdf.training import (
     DivergedError,
+    cosine,
     epoch_seed,
     losses,
     outer_step,
@@ -95,7 +96,7 @@ def train_for(curriculum: Mapping[str, Any], seconds: float) -> dict[str, Any]:
 def decay_at(share: float, curriculum: Mapping[str, Any]) -> float:
     """What lr is multiplied with when that share of the time has passed."""
     if curriculum["lr_schedule"] == "cosine":
-        return (1 + math.cos(math.pi * share)) / 2
+        return cosine(share)
     return curriculum["lr_decay_factor"] if share >= DECAY_AT else 1.0
 
 

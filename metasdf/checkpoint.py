@@ -212,8 +212,8 @@ def check_continues(
                 f"{path}: was trained with {name} = {saved[name]!r}, not {wanted[name]!r}; "
                 f"use the same value, or another output_dir for a new model"
             )
-    along = [(of["lr_schedule"], of["num_epochs"]) for of in (saved, wanted)]
-    if along[1][0] == "cosine" and along[0] != along[1]:
+    as_before = all(saved[name] == wanted[name] for name in ("lr_schedule", "num_epochs"))
+    if wanted["lr_schedule"] == "cosine" and not as_before:
         raise InputError(
             f"{path}: lr falls along a cosine of all of num_epochs, so to go on takes the same "
             f"lr_schedule and num_epochs = {saved['num_epochs']}; or choose lr_schedule steps"

@@ -89,10 +89,15 @@ def outer_step(
     return loss, score
 
 
+def cosine(share: float) -> float:
+    """Falls from 1 to 0 as the share of the training that is done rises from 0 to 1."""
+    return (1 + math.cos(math.pi * share)) / 2
+
+
 def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
     """What the outer optimiser's step sizes are multiplied with in an epoch (counted from 0)."""
     if curriculum["lr_schedule"] == "cosine":
-        return (1 + math.cos(math.pi * epoch / curriculum["num_epochs"])) / 2
+        return cosine(epoch / curriculum["num_epochs"])
     return curriculum["lr_decay_factor"] ** (epoch // curriculum["lr_decay_epochs"])
 
 

@@ -38,8 +38,12 @@ def a_batch(spheres, tasks=2):
 
 
 def gradients_of(spheres, how, batch, scenes=None, **keys):
+    return gradients_for(curriculum(spheres, **keys), how, batch, scenes)
+
+
+def gradients_for(options, how, batch, scenes=None):
     torch.manual_seed(0)
-    model = build_model(curriculum(spheres, **keys)).train()
+    model = build_model(options).train()
     loss, score = losses(model, batch, scenes, how)
     zero = torch.zeros(())
     of_weights = [zero if p.grad is None else p.grad for p in model.parameters()]
@@ -75,13 +79,11 @@ def test_a_compiled_step_of_digits_has_the_same_gradients(method, tmp_path):
     }
     options = load_curriculum(ROOT / "2D" / "curriculums.py", method, keys)
     data, _, _, _ = task_data(options)
-    found = []
-    for how in (MetaGradients(), MetaGradients(compiled=True)):
-        torch.manual_seed(0)
-        model = build_model(options).train()
-        loss, score = losses(model, data.batch(0, 0), None, how)
-        found.append((loss, score, [p.grad for p in model.parameters() if p.grad is not None]))
-    assert_alike(*found, 1e-5)
+    plain, compiled = (
+        gradients_for(options, MetaGradients(compiled=how), data.batch(0, 0))
+        for how in (False, True)
+    )
+    assert_alike(plain, compiled, 1e-5)
 
 
 def test_a_compiled_step_is_of_the_weights_and_batches_there_are(spheres):
