@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timed import kept, latest_checkpoint, machine, side_by_side, write_docs
+from timed import PAGE_WIDTH, kept, latest_checkpoint, machine, side_by_side, write_docs
 
 from metasdf.checkpoint import load_model
 from metasdf.curriculum import CommandLine, load_curriculum, whole_number
@@ -133,7 +133,7 @@ def compare(plan: Plan, output: Path, docs: Path, source: str, processes: int | 
         data, _ = test_data(curriculum, "test")
         index = range(min(PICTURES, data.length))
         rows += [adaptation_row(model, data, i, CPU, label) for i in index]
-    write_grid(docs / "photographs.png", rows)
+    write_grid(docs / "photographs.png", rows, PAGE_WIDTH)
     for name, run in runs.items():
         curriculum = curriculum_of(name, plan, output, source)
         run["settings"]["shown"] = {key: curriculum[key] for key in SHOWN}

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from timed import (
     NAMES,
+    PAGE_WIDTH,
     can_compile,
     cell,
     fits_in_turns,
@@ -311,7 +312,7 @@ def write_methods(path: Path, models: Models) -> None:
                 values = field_values(model, data, model.adapt(context), CPU)
                 row.append((label, picture(values)))
             rows.append(row)
-    write_grid(path, rows)
+    write_grid(path, rows, PAGE_WIDTH)
 
 
 def write_steps(path: Path, models: Models) -> None:
@@ -321,7 +322,7 @@ def write_steps(path: Path, models: Models) -> None:
         for mode, (model, curriculum) in models.items():
             data, _ = test_data({**curriculum, "test_images": COMPOSED}, part)
             rows.append(adaptation_row(model, data, 0, CPU, f"{part}, {mode}"))
-    write_grid(path, rows)
+    write_grid(path, rows, PAGE_WIDTH)
 
 
 # The command

@@ -54,6 +54,7 @@ NAMES = {  # of the methods, for tables and pictures
     "set_concat_siren": "set encoder, concatenation, SIREN",
 }
 TIMED_REPEATS = 3
+PAGE_WIDTH = 1300  # of pictures, in pixels
 DECAY_AT = 0.8  # lr_schedule steps: the share of the time after which lr_decay_factor holds
 
 

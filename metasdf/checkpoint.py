@@ -46,8 +46,11 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
     latent_features = curriculum["latent_features"]
     encoder, _, conditioning = curriculum["method"].partition("_")
     if encoder == "metasdf":
+        network = _build_network(curriculum, loss.out_features)
+        if curriculum["init_bias"] is not None:
+            nn.init.constant_(network.net[-1].bias, curriculum["init_bias"])
         return MetaSDF(
-            _build_network(curriculum, loss.out_features),
+            network,
             loss,
             step_size_type=curriculum["lr_type"],
             num_steps=curriculum["num_meta_steps"],

@@ -179,6 +179,9 @@ _TRAINING: dict[str, Key] = {
         str, "per_parameter", "what step sizes are learned", STEP_SIZE_TYPES, shapes_network=True
     ),
     "init_lr": Key(float, 5e-3, "initial inner step size"),
+    "init_bias": Key(
+        float, None, "metasdf: output bias before training (none: as its network has it)"
+    ),
     "first_order": Key(bool, False, "no second derivatives (FOMAML)"),
     # Outer loop
     "lr": Key(float, 5e-4, "step size of Adam, the outer optimiser", minimum=0),

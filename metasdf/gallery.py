@@ -10,6 +10,7 @@ import numpy as np
 import trimesh
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from metasdf.data import Samples, ShapeName
 from metasdf.errors import InputError
@@ -93,12 +94,19 @@ def trajectory_row(
     return [*row, ("truth", truth_picture(data_source, shape))]
 
 
-def write_grid(path: str | os.PathLike, rows: Sequence[Sequence[tuple[str, Any]]]) -> None:
-    """Labelled pictures (n, n, 3), all of one size, in rows, as PNG."""
+def write_grid(
+    path: str | os.PathLike,
+    rows: Sequence[Sequence[tuple[str, Any]]],
+    page_width: int | None = None,
+) -> None:
+    """Labelled pictures (n, n, 3), all of one size, in rows, as PNG.
+
+    page_width: for a page, which should load fast: the whole so many pixels wide, in 256 colours.
+    """
     width = len(rows[0][0][1])
     columns, height = max(len(row) for row in rows), width + LABEL_PIXELS
     figure = Figure(figsize=(columns * width / 100, len(rows) * height / 100), dpi=100)
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     for i, row in enumerate(rows):
         for j, (label, image) in enumerate(row):
             left, bottom = j / columns, 1 - (i + 1) / len(rows)
@@ -107,5 +115,10 @@ def write_grid(path: str | os.PathLike, rows: Sequence[Sequence[tuple[str, Any]]
             axis.imshow(image)
             axis.axis("off")
             axis.text(12, -6, label, fontsize=11, va="bottom")
+    canvas.draw()
+    grid = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    if page_width is not None:
+        size = page_width, round(page_width * grid.height / grid.width)
+        grid = grid.resize(size, Image.Resampling.LANCZOS).quantize(256)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+        grid.save(temporary, format="PNG", optimize=True)

@@ -95,6 +95,7 @@ OTHER = {
     "num_meta_steps": 2,
     "lr_type": "meta_sgd",
     "init_lr": 0.125,
+    "init_bias": -0.375,
     "first_order": True,
     "lr": 0.25,
     "lr_schedule": "cosine",

@@ -130,6 +130,19 @@ def test_an_evaluations_rows_are_the_errors_at_pixels_outside_the_context(tmp_pa
     assert f"{result['parts']['triple']['absolute_error']['mean']:.3f} (" in text
 
 
+def test_init_bias_moves_the_field_before_training(tmp_path):
+    x = torch.rand(1, 9, 2)
+    fields = []
+    for bias in (None, -0.2, 0.3):
+        torch.manual_seed(0)
+        model = build_model(plane_curriculum(tmp_path, network="siren", init_bias=bias))
+        fields.append(model.network(x).detach())
+    _, low, high = fields
+    torch.testing.assert_close(high - low, torch.full((1, 9, 1), 0.5))
+    torch.testing.assert_close(fields[0] - fields[0].mean(), low - low.mean())
+    assert low.mean() < fields[0].mean() < high.mean()
+
+
 def test_images_that_cannot_be_used_count_as_failed(tmp_path):
     digits = load_digits("embedded", "test", "nowhere")[:4].copy()
     digits[1] = 0

@@ -3,7 +3,9 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import ROOT
 
@@ -32,8 +34,10 @@ def test_every_method_is_trained_measured_and_pictured(tmp_path, capsys):
             for part in ("test", "rotated", "double", "triple"):
                 # Moments of training: not yet a good field, but one with distances.
                 assert 0 < row["parts"][part]["absolute_error"]["mean"] < 640
-        assert (tmp_path / "docs" / f"reproduce_2d_{mode}.png").stat().st_size > 1000
-    assert (tmp_path / "docs" / "reproduce_2d_steps.png").stat().st_size > 1000
+    for name in ("dense", "levelset", "steps"):
+        picture = Image.open(tmp_path / "docs" / f"reproduce_2d_{name}.png")
+        assert picture.width == reproduce_2d.PAGE_WIDTH
+        assert np.std(np.asarray(picture.convert("RGB"))) > 10
     fits = summary["fit_seconds"]["dense"]
     assert set(fits) == set(reproduce_2d.METHODS)
     assert (tmp_path / "docs" / "reproduce_2d.md").read_text() in capsys.readouterr().out
