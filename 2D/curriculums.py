@@ -102,7 +102,7 @@ digits_metasdf_siren = _siren(
     "digits_metasdf_siren",
     init_lr=0.02,
     # Inside everywhere at first: those that start outside fail on some digits of new kinds.
-    init_bias=-0.2,
+    init_bias=-0.35,
     lr=2e-3,
     ScenesPerBatch=8,
 )
