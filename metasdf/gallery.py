@@ -121,4 +121,4 @@ def write_grid(
         size = page_width, round(page_width * grid.height / grid.width)
         grid = grid.resize(size, Image.Resampling.LANCZOS).quantize(256)
     with atomic_path(path) as temporary:
-        grid.save(temporary, format="PNG", optimize=True)
+        grid.save(temporary, format="PNG")
