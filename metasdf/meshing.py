@@ -19,10 +19,14 @@ from torch import Tensor
 from metasdf.method import Method
 
 POINTS_PER_CALL = 2**13  # small enough for the processor's caches
+GRADIENTS_PER_CALL = 2**11  # the same, with all that gradients need
 BORDER_FACTOR = 1e4  # values outside of the lattice, in largest values on it: it is cut off there
 COARSEST = 18  # blocks along a side at first, at least
-SLOPE_MARGIN = 1.25  # by which the largest slope found is multiplied
+FINEST = 4  # cells along a side of the smallest blocks whose gradients are looked at
+MARGIN = 0.25  # by which what is found of gradients is widened, in shares of their range
+LEAST_MARGIN = 0.1  # the same in shares of their size, on top of it
 BLOCKS_AT_ONCE = 2**15  # so that little memory is needed
+LAYERS_AT_ONCE = 64  # the same
 
 
 class NoSurfaceError(ValueError):
@@ -78,7 +82,8 @@ def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
     if grid.min() >= 0 or grid.max() <= 0:
         raise _no_crossing(grid.min() >= 0, len(grid))
     # One layer of outside, so far out that what touches the border is cut off right there.
-    return _march(np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max()))
+    padded = np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max())
+    return _placed(*_march(padded), len(grid))
 
 
 def _check_finite(values: np.ndarray) -> None:
@@ -91,20 +96,26 @@ def _no_crossing(outside: bool, resolution: int) -> NoSurfaceError:
     return NoSurfaceError(f"the field is {side} everywhere on a grid of {resolution}^3 points")
 
 
-def _march(volume: np.ndarray, marked: np.ndarray | None = None) -> trimesh.Trimesh:
-    """Marching cubes on a lattice with one layer around it, and if so, on marked cells only."""
+def _march(volume: np.ndarray, marked: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Marching cubes, if so on marked cells only: vertices (v, 3), in indices, and faces (f, 3)."""
     try:
         vertices, faces, _, _ = marching_cubes(volume, level=0.0, mask=marked)
-    except RuntimeError as error:  # values so small that no vertex comes of them
-        raise NoSurfaceError(f"marching cubes: {error}") from error
-    spacing = 2 / (len(volume) - 3)
-    vertices = (vertices.astype(np.float64) - 1) * spacing - 1
-    return trimesh.Trimesh(vertices, faces, process=False)
+    except RuntimeError:  # values so small that no vertex comes of them
+        return np.empty((0, 3)), np.empty((0, 3), int)
+    return vertices.astype(np.float64), faces
+
+
+def _placed(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> trimesh.Trimesh:
+    """The mesh of vertices at indices, of which 1 is the lattice's first."""
+    if not len(faces):
+        raise NoSurfaceError("marching cubes find no surface")
+    return trimesh.Trimesh((vertices - 1) * (2 / (resolution - 1)) - 1, faces, process=False)
 
 
 # Sparse
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
+Changes = dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
 
 # The 27 points of a block of 2 x 2 x 2 cells, and which are its middle, its corners, the middles
 # of its faces and of its edges.
@@ -125,13 +136,13 @@ class SparseLattice:
     the same sign and no jumps (of a composite network the logit; else the distance itself).
     clamp: from which value on the function may be constant, and tell nothing of how far surface is.
 
-    Blocks of cells are looked at from large to small. One whose middle has a value so large that
-    the function, at the steepest slope around there, cannot reach zero within the block, is left
-    out; the others are halved. The slope is the largest gradient of the function at the middles of
-    a block and of those next to it, with a margin. Two things are made up for: where neighbouring
-    values are steeper than was thought, the block and those around it are looked at anew with that
-    slope; and surface that is found is followed from cell to cell, so that no part of a component
-    is lost.
+    Blocks of cells are looked at from large to small. One in which the function, from its value at
+    the middle on, cannot reach zero is left out; the others are halved. How it can change is told
+    by its gradients at the middles of a block and of those next to it (see `_bounds`). In what is
+    left, single points whose sign follows from a value nearby are left out in the same way. Two
+    things are made up for: where neighbouring values change as was thought impossible, the block
+    and those around it are looked at anew with bounds so wide; and surface that is found is
+    followed from cell to cell, so that no part of a component is lost.
 
     What can be lost is a whole component, if it is smaller than the first blocks (a twentieth of a
     side) and neither the function nor its gradient tell of it at their middles: of a function that
@@ -176,12 +187,12 @@ class SparseLattice:
         self._keep(new, distances, values)
         return np.searchsorted(self.keys, keys)
 
-    def evaluate_slopes(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The function's values at points (n,), and its slopes (n, 4), see `_slopes`."""
+    def evaluate_gradients(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The function's values at points (n,), and its gradients per spacing (n, 3)."""
         distances, values = (np.empty(len(keys), np.float32) for _ in range(2))
         gradients = np.empty((len(keys), 3), np.float32)
-        for start in range(0, len(keys), POINTS_PER_CALL):
-            some = slice(start, start + POINTS_PER_CALL)
+        for start in range(0, len(keys), GRADIENTS_PER_CALL):
+            some = slice(start, start + GRADIENTS_PER_CALL)
             points = self.points(keys[some]).requires_grad_()
             with torch.enable_grad():
                 both = self.field(points)
@@ -190,7 +201,7 @@ class SparseLattice:
                 of.detach().float().cpu().numpy() for of in (*both, gradient)
             )
         self._keep(keys, distances, values)
-        return values, _slopes(gradients * (2 / (self.resolution - 1)))
+        return values, gradients * (2 / (self.resolution - 1))
 
     def points(self, keys: np.ndarray) -> Tensor:
         index = torch.from_numpy(self.index(keys) - 1)
@@ -220,7 +231,7 @@ class SparseLattice:
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:
         """First points (n, 3) of the blocks of 2 x 2 x 2 cells that may have surface.
 
-        And their slopes (n, 4), see `_slopes`.
+        And their bounds (n, 7), see `_bounds`.
         """
         size, largest = 2, self.resolution / COARSEST
         if self.clamp is not None:  # a block's middle must tell of surface at its corners
@@ -229,66 +240,77 @@ class SparseLattice:
             size *= 2
         line = np.arange(0, self.resolution + 1, size)
         blocks = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-        slopes = None
-        while True:
-            middles = self.key((blocks + size // 2).clip(1, self.resolution))
-            if slopes is None or size > 2:
-                values, slopes = self.evaluate_slopes(middles)
-                slopes = SLOPE_MARGIN * self._largest_around(blocks // size, slopes)
-            else:
-                at = self.evaluate(middles)
-                values = self.values[at]
-            at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
-            kept = ~(np.abs(values) > _largest_change(slopes, np.full(3, size / 2)))
-            kept |= at_border & (values <= 0)
-            blocks, slopes = blocks[kept], slopes[kept]
-            if size == 2 or not len(blocks):
-                return blocks, slopes
-            size //= 2
-            blocks = (blocks[:, None] + size * CELLS).reshape(-1, 3)
-            on_lattice = (blocks <= self.resolution).all(axis=1)
-            blocks, slopes = blocks[on_lattice], np.repeat(slopes, 8, axis=0)[on_lattice]
+        bounds = np.empty((0, 7), np.float32)
+        while len(blocks):
+            near = self.middles(blocks, size)
+            values, gradients = self.evaluate_gradients(self.key(near))
+            bounds = _bounds(blocks // size, gradients)
+            known = [near, values, bounds]
+            kept = self.may_have_surface(blocks, size, *known)
+            blocks, known = blocks[kept], [of[kept] for of in known]
+            if size > 2:
+                size //= 2
+                blocks = (blocks[:, None] + size * CELLS).reshape(-1, 3)
+                on_lattice = (blocks <= self.resolution).all(axis=1)
+                blocks = blocks[on_lattice]
+                known = [np.repeat(of, 8, axis=0)[on_lattice] for of in known]
+                kept = self.may_have_surface(blocks, size, *known)
+                blocks, known = blocks[kept], [of[kept] for of in known]
+            bounds = known[2]
+            if size < FINEST:
+                break
+        return blocks, bounds
 
-    @staticmethod
-    def _largest_around(index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Of each place (n, 3) with values (n, 4) the largest of each there and next to it."""
-        whole = np.zeros(index.max(axis=0) + 1, values.dtype)
-        largest = np.empty_like(values)
-        for column in range(values.shape[1]):
-            whole[tuple(index.T)] = values[:, column]
-            largest[:, column] = maximum_filter(whole, size=3)[tuple(index.T)]
-        return largest
+    def middles(self, blocks: np.ndarray, size: int) -> np.ndarray:
+        """The middle points (n, 3) of blocks, on the lattice at least."""
+        return (blocks + size // 2).clip(1, self.resolution)
 
-    def crossed(self, blocks: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    def may_have_surface(
+        self,
+        blocks: np.ndarray,
+        size: int,
+        near: np.ndarray,
+        values: np.ndarray,
+        bounds: np.ndarray,
+    ) -> np.ndarray:
+        """Of which blocks (n, 3) the values at points near them (n, 3) do not rule it out."""
+        first, last = (of.clip(1, self.resolution) - near for of in (blocks, blocks + size))
+        least, largest = _changes(bounds, first, last)
+        sure = (values + least > 0) | (values + largest < 0)
+        at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
+        return ~sure | (at_border & (values <= 0))
+
+    def crossed(self, blocks: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         """The cells (n, 3) that the surface crosses, all of their corners evaluated.
 
-        blocks, slopes: as `candidates` gives them.
+        blocks, bounds: as `candidates` gives them.
         """
-        done = np.empty(0, np.int64)  # keys of blocks looked at, and the slopes with which
-        done_with = np.empty((0, 4), np.float32)
+        done = np.empty(0, np.int64)  # keys of blocks looked at, and the bounds with which
+        done_with = np.empty((0, 7), np.float32)
         cells = [np.empty((0, 3), int)]
         while len(blocks):
-            steep_blocks, steeper = [], []
+            beyond, wider = [], []
             for start in range(0, len(blocks), BLOCKS_AT_ONCE):
                 some = blocks[start : start + BLOCKS_AT_ONCE]
-                slope = slopes[start : start + BLOCKS_AT_ONCE]
-                found, seen = self._crossed_in(some, slope)
+                bound = bounds[start : start + BLOCKS_AT_ONCE]
+                found, seen = self._crossed_in(some, bound)
                 cells.append(found)
-                steep = np.flatnonzero((seen > slope[:, :3]).any(axis=1))
-                around = some[steep, None] + 2 * AROUND
-                steep_blocks.append(around.reshape(-1, 3))
-                steeper.append(np.repeat(_slopes(SLOPE_MARGIN * seen[steep]), len(AROUND), axis=0))
+                out = np.flatnonzero((seen > bound[:, :6]).any(axis=1))
+                around = some[out, None] + 2 * AROUND
+                beyond.append(around.reshape(-1, 3))
+                wide = np.maximum(bound[out], _widened(seen[out]))
+                wider.append(np.repeat(wide, len(AROUND), axis=0))
             done, done_with = _merged(
-                np.concatenate([done, self.key(blocks)]), np.concatenate([done_with, slopes])
+                np.concatenate([done, self.key(blocks)]), np.concatenate([done_with, bounds])
             )
-            blocks, steeper = np.concatenate(steep_blocks), np.concatenate(steeper)
+            blocks, wider = np.concatenate(beyond), np.concatenate(wider)
             on_lattice = ((blocks >= 0) & (blocks <= self.resolution)).all(axis=1)
-            keys, slopes = _merged(self.key(blocks[on_lattice]), steeper[on_lattice])
+            keys, bounds = _merged(self.key(blocks[on_lattice]), wider[on_lattice])
             looked_at = np.isin(keys, done)
-            before = np.zeros_like(slopes)
+            before = np.full_like(bounds, -np.inf)
             before[looked_at] = done_with[np.searchsorted(done, keys[looked_at])]
-            wanted = (slopes > before).any(axis=1)
-            blocks, slopes = self.index(keys[wanted]), np.maximum(slopes, before)[wanted]
+            wanted = (bounds > before).any(axis=1)
+            blocks, bounds = self.index(keys[wanted]), np.maximum(bounds, before)[wanted]
         return self.followed(np.concatenate(cells))
 
     def followed(self, cells: np.ndarray) -> np.ndarray:
@@ -315,10 +337,11 @@ class SparseLattice:
             known = np.union1d(known, new)
         return self.index(known)
 
-    def _crossed_in(self, blocks: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Crossed cells (n, 3) of blocks (m, 3), and the largest changes seen in each (m, 3).
+    def _crossed_in(self, blocks: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Crossed cells (n, 3) of blocks (m, 3), and the changes seen in each (m, 6).
 
-        Changes are of the function's value from one point to the next along each axis.
+        Changes are of the function's value from one point to the next along each axis: the largest
+        fall, the largest rise.
         """
         keys = self.key(blocks)[:, None] + self.key(POINTS)
         points, place = np.unique(keys, return_inverse=True)
@@ -333,8 +356,10 @@ class SparseLattice:
             sign[which] = np.sign(self.distances[at])
 
         evaluate(np.flatnonzero(self.known(points)))
+        self._infer_from_middles(blocks, bounds, sign, place)
+        changes = {tuple(step): _changes(bounds, step, step) for step in AROUND}
         for kind in KINDS:
-            _infer(kind, value, sign, place, slopes)
+            _infer(kind, value, sign, place, changes)
             of_kind = np.unique(place[:, kind])
             evaluate(of_kind[(sign[of_kind] == 0) & np.isnan(value[of_kind])])
 
@@ -343,64 +368,141 @@ class SparseLattice:
         corners = np.unique(place[block[:, None], CORNERS[cell]])
         evaluate(corners[on_lattice[corners] & np.isnan(value[corners])])
 
-        local, seen = value[place], np.zeros((len(blocks), 3), np.float32)
+        local, seen = value[place], np.full((len(blocks), 6), -np.inf, np.float32)
         for axis in range(3):
             first = np.flatnonzero(POINTS[:, axis] < 2)
-            change = np.abs(local[:, first + STRIDES[axis]] - local[:, first])
-            seen[:, axis] = np.nan_to_num(change, nan=0.0).max(axis=1)
+            change = local[:, first + STRIDES[axis]] - local[:, first]
+            for column, of in ((axis, -change), (axis + 3, change)):
+                seen[:, column] = np.nan_to_num(of, nan=-np.inf).max(axis=1)
         return blocks[block] + CELLS[cell], seen
 
+    def _infer_from_middles(
+        self, blocks: np.ndarray, bounds: np.ndarray, sign: np.ndarray, place: np.ndarray
+    ) -> None:
+        """Set signs as `_infer` does, from the middles of the larger blocks that these are in."""
+        middles = self.middles(blocks // FINEST * FINEST, FINEST)
+        keys, steps = self.key(middles), middles - blocks
+        known = self.known(keys)
+        for step in np.unique(steps[known], axis=0):
+            of = np.flatnonzero(known & (steps == step).all(axis=1))
+            values = self.values[np.searchsorted(self.keys, keys[of])]
+            for point in range(len(POINTS)):
+                changes = _changes(bounds[of], *2 * [POINTS[point] - step])
+                _set_sure(sign, place[of, point], values, *changes)
+
     def march(self, cells: np.ndarray) -> trimesh.Trimesh:
-        """Marching cubes on cells (n, 3) whose corners are all evaluated or around the lattice."""
-        # Of zeros memory is taken only where they are written over; what is not marked is not read.
-        volume = np.zeros((self.resolution + 2,) * 3, np.float32)
+        """Marching cubes on cells (n, 3) whose corners are all evaluated or around the lattice.
+
+        Some layers at a time, for little memory, each time with the last one of before: its faces
+        come once more in the same order, which tells what vertices are shared.
+        """
+        vertices, faces = np.empty((0, 3)), np.empty((0, 3), int)
+        for start in range(0, self.side, LAYERS_AT_ONCE):
+            before = cells[cells[:, 0] == start - 1]
+            new = cells[(cells[:, 0] >= start) & (cells[:, 0] < start + LAYERS_AT_ONCE)]
+            shared = len(self._march(before)[1])
+            some, some_faces = self._march(np.concatenate([before, new]))
+            number = np.full(len(some), -1)
+            number[some_faces[:shared]] = faces[len(faces) - shared :]
+            fresh = number < 0
+            number[fresh] = len(vertices) + np.arange(fresh.sum())
+            vertices = np.concatenate([vertices, some[fresh]])
+            faces = np.concatenate([faces, number[some_faces[shared:]]])
+        return _placed(vertices, faces, self.resolution)
+
+    def _march(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (v, 3), in indices, and faces (f, 3) of such cells, layer by layer."""
+        if not len(cells):
+            return np.empty((0, 3)), np.empty((0, 3), int)
+        first, last = cells[:, 0].min(), cells[:, 0].max()
+        volume = np.zeros((last + 2 - first, self.side, self.side), np.float32)
         marked = np.zeros(volume.shape, bool)
-        marked[tuple((cells + 1).T)] = True  # a cell is marked at its last corner
-        corners = np.unique(self.key(cells)[:, None] + self.key(CELLS))
-        volume[tuple(self.index(corners).T)] = BORDER_FACTOR * np.abs(self.distances).max()
-        corners = corners[self.known(corners)]
-        volume[tuple(self.index(corners).T)] = self.distances[np.searchsorted(self.keys, corners)]
-        return _march(volume, marked)
+        origin = first * self.side**2
+        marked.reshape(-1)[self.key(cells + 1) - origin] = True  # a cell, at its last corner
+        for corner in CELLS:
+            keys = self.key(cells + corner)
+            values = np.full(len(keys), BORDER_FACTOR * np.abs(self.distances).max())
+            known = self.known(keys)
+            values[known] = self.distances[np.searchsorted(self.keys, keys[known])]
+            volume.reshape(-1)[keys - origin] = values
+        vertices, faces = _march(volume, marked)
+        return vertices + np.array([first, 0, 0]), faces
 
 
-def _slopes(gradients: np.ndarray) -> np.ndarray:
-    """Of gradients (n, 3) per spacing their absolute values along each axis, and norms: (n, 4)."""
-    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
-    return np.concatenate([np.abs(gradients), norms], axis=1)
+def _bounds(index: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """What the gradient may be in blocks at places (n, 3), from those at their middles (n, 3).
 
-
-def _largest_change(slopes: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """By how much a function with slopes of at most (n, 4) can change over a step (3,) >= 0: (n,).
-
-    Each axis bounds it by its own slope, all together by the norm.
+    Along each axis anything between the least and the largest of a block's own and of those next
+    to it, and no more than the largest norm, all with a margin: (n, 7), minus the least, the
+    largest, and the norm.
     """
-    return np.minimum(slopes[:, :3] @ step, slopes[:, 3] * np.linalg.norm(step))
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    found = np.concatenate([-gradients, gradients, norms], axis=1)
+    whole = np.full(index.max(axis=0) + 1, -np.inf, found.dtype)
+    largest = np.empty_like(found)
+    for column in range(found.shape[1]):
+        whole[tuple(index.T)] = found[:, column]
+        largest[:, column] = maximum_filter(whole, size=3)[tuple(index.T)]
+    bounds = _widened(largest[:, :6])
+    bounds[:, 6] = (1 + MARGIN) * largest[:, 6]
+    return bounds
 
 
-def _merged(keys: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each of the keys (n,) once, sorted, with the largest of each of its slopes (n, 4)."""
+def _widened(changes: np.ndarray) -> np.ndarray:
+    """Bounds (n, 7) with a margin around the largest falls and rises along each axis (n, 6)."""
+    falls, rises = changes[:, :3], changes[:, 3:]
+    norm = np.linalg.norm(np.maximum(falls, rises).clip(0), axis=1, keepdims=True)
+    margin = MARGIN / 2 * (falls + rises) + LEAST_MARGIN * norm
+    return np.concatenate([falls + margin, rises + margin, (1 + MARGIN) * norm], axis=1)
+
+
+def _changes(
+    bounds: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """By how much a function can change at least and at most (n,), over steps from first to last.
+
+    Each axis bounds it by its own slopes, all together by the norm. bounds: (n, 7), see `_bounds`;
+    first, last: (n, 3) or (3,).
+    """
+    least = most = np.float32(0)
+    for fall, rise, *steps in zip(*np.split(bounds[:, :6].T, 2), first.T, last.T, strict=True):
+        ends = [slope * step.astype(np.float32) for slope in (-fall, rise) for step in steps]
+        least, most = least + np.minimum.reduce(ends), most + np.maximum.reduce(ends)
+    farthest = np.linalg.norm(np.maximum(np.abs(first), np.abs(last)), axis=-1)
+    by_norm = bounds[:, 6] * farthest.astype(np.float32)
+    return np.maximum(least, -by_norm), np.minimum(most, by_norm)
+
+
+def _merged(keys: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each of the keys (n,) once, sorted, with the largest of each of its bounds (n, 7)."""
     unique, place = np.unique(keys, return_inverse=True)
-    largest = np.zeros((len(unique), 4), slopes.dtype)
-    np.maximum.at(largest, place, slopes)
+    largest = np.full((len(unique), 7), -np.inf, bounds.dtype)
+    np.maximum.at(largest, place, bounds)
     return unique, largest
 
 
 def _infer(
-    kind: np.ndarray, value: np.ndarray, sign: np.ndarray, place: np.ndarray, slopes: np.ndarray
+    kind: np.ndarray, value: np.ndarray, sign: np.ndarray, place: np.ndarray, changes: Changes
 ) -> None:
     """Set the signs at one kind of a block's points that values nearby leave no choice of.
 
     value, sign: of points (p,), NaN and 0 where not known yet. place: the 27 points of each block
-    (m, 27) among these. slopes: of blocks (m, 4).
+    (m, 27) among these. changes: `_changes` of blocks (m, 7), by step.
     """
     local = value[place]
     for point in kind:
         for near in np.flatnonzero(DISTANCES[point] < 2):
             if point != near:
-                change = _largest_change(slopes, np.abs(POINTS[point] - POINTS[near]))
-                sure = np.abs(local[:, near]) > change
-                sure &= sign[place[:, point]] == 0
-                sign[place[sure, point]] = np.sign(local[sure, near])
+                step = tuple(POINTS[point] - POINTS[near])
+                _set_sure(sign, place[:, point], local[:, near], *changes[step])
+
+
+def _set_sure(
+    sign: np.ndarray, at: np.ndarray, values: np.ndarray, least: np.ndarray, largest: np.ndarray
+) -> None:
+    """Set signs (p,) at points (m,) that values, changed by so much, leave no choice of."""
+    for sure, of in ((values + least > 0, 1), (values + largest < 0, -1)):
+        sign[at[sure & (sign[at] == 0)]] = of
 
 
 def mesh_field(

@@ -168,6 +168,30 @@ def test_small_pieces_and_thin_sheets_are_found():
     assert len(lattice.keys) < 128**3 / 10
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_crumbs_close_to_a_large_surface_are_found(seed):
+    rng = np.random.default_rng(seed)
+    spacing = 2 / 95
+    middles = rng.uniform(-0.6, 0.6, (12, 3))
+    middles[:, 2] = 0.1 + spacing * rng.uniform(2.5, 9, 12)
+    radii = torch.from_numpy(spacing * rng.uniform(0.9, 2.5, 12)).float()
+    middles = torch.from_numpy(middles).float()
+    turn = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0]).float()
+
+    def field(x):
+        x = x @ turn
+        beyond = x.abs() - torch.tensor([0.7, 0.7, 0.1])
+        slab = beyond.clamp(min=0).norm(dim=1) + beyond.amax(1).clamp(max=0)
+        crumbs = (x[:, None] - middles).norm(dim=2) - radii
+        return torch.minimum(slab, crumbs.amin(1))
+
+    lattice = sparse(field, 96)
+    mesh = lattice.mesh()
+    assert mesh.body_count > 5
+    assert_same_mesh(mesh, dense_mesh(field, 96))
+    assert len(lattice.keys) < 96**3 / 8
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("kind", "w0"), [("siren", 10.0), ("siren", 30.0), ("pe", 1.0)])
 def test_fields_of_many_pieces_lose_none(kind, w0, seed):
@@ -198,19 +222,19 @@ def test_surface_is_followed_into_blocks_that_were_left_out(monkeypatch):
     found = SparseLattice.candidates
 
     def few(self):
-        blocks, slopes = found(self)
-        return blocks[300:301], slopes[300:301]
+        blocks, bounds = found(self)
+        return blocks[300:301], bounds[300:301]
 
     monkeypatch.setattr(SparseLattice, "candidates", few)
     assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
 
 
-def test_a_slope_that_was_too_small_is_raised(monkeypatch):
+def test_bounds_that_were_too_narrow_are_widened(monkeypatch):
     found = SparseLattice.candidates
 
     def flat(self):
-        blocks, slopes = found(self)
-        return blocks, slopes / 100
+        blocks, bounds = found(self)
+        return blocks, bounds / 100
 
     monkeypatch.setattr(SparseLattice, "candidates", flat)
     assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
@@ -221,9 +245,9 @@ def test_what_one_block_hides_is_found_from_those_around_it(monkeypatch, start):
     found = SparseLattice.candidates
 
     def falsified(self):
-        blocks, slopes = found(self)
-        slopes[start::50] = 1e-6
-        return blocks, slopes
+        blocks, bounds = found(self)
+        bounds[start::50] = 1e-6
+        return blocks, bounds
 
     monkeypatch.setattr(SparseLattice, "candidates", falsified)
     assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
