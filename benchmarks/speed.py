@@ -5,6 +5,7 @@ the plain loop, the library one would take instead or what the machine can do at
 
     mesh     meshing the paper's network: whole grid / only where the surface can be
     step     one meta-training step: a plain second-order loop / ours; share of the machine's rate
+    ideas    the same step: what it gains to leave out this and that
     memory   one scene of planes_relu: keeping all graphs / recomputing inner steps
     data     batches of planes_relu: opening npz files anew / ours; start-up
     adapt    fitting a shape from 1,000 to 50,000 points: auto-decoder / MetaSDF
@@ -54,7 +55,7 @@ from metasdf.gradients import MetaGradients
 from metasdf.mesh import normalise
 from metasdf.meshing import POINTS_PER_CALL, SparseLattice, lattice_points
 from metasdf.method import Method
-from metasdf.networks import CoordinateNetwork
+from metasdf.networks import CoordinateNetwork, Params, meta_parameters
 from metasdf.sdf import find_body, sample_sdf
 from metasdf.shapes import make_shape
 from metasdf.training import (
@@ -251,13 +252,24 @@ def plain_loop(model: Method, batch: Mapping[str, Any]) -> torch.Tensor:
     return total
 
 
+def demo_curriculum(plan: Plan, **keys: Any) -> dict[str, Any]:
+    return load_curriculum(CURRICULUMS, "tables_tiny", {**dict(plan.keys), **keys})
+
+
+def demo_model(plan: Plan, **keys: Any) -> Method:
+    torch.manual_seed(0)
+    return build_model(demo_curriculum(plan, **keys)).train()
+
+
+def demo_scenes(plan: Plan) -> dict[str, Any]:
+    curriculum = demo_curriculum(plan)
+    return scene(plan, curriculum["ScenesPerBatch"], curriculum["SDFSamplesPerScene"])
+
+
 def step(plan: Plan) -> list[Row]:
     """Steps of the paper's network and of the demo's, which is small."""
     paper = paper_model(plan), scene(plan, 2, plan.samples // 4), plan.hidden_features
-    demo = load_curriculum(CURRICULUMS, "tables_tiny", dict(plan.keys))
-    torch.manual_seed(0)
-    batch = scene(plan, demo["ScenesPerBatch"], demo["SDFSamplesPerScene"])
-    small = build_model(demo).train(), batch, demo["hidden_features"]
+    small = demo_model(plan), demo_scenes(plan), demo_curriculum(plan)["hidden_features"]
     return steps_of(plan, "paper's network", *paper) + steps_of(plan, "demo's network", *small)
 
 
@@ -297,6 +309,52 @@ def steps_of(
         row(f"{what}: not compiled / compiled", ours, compiled, "s"),
         row(f"{what}: plain loop / compiled", loop, compiled, "s"),
         row(f"{what}: matrix products alone / compiled", flops / rate, compiled, "s", note=share),
+    ]
+
+
+def ideas(plan: Plan) -> list[Row]:
+    paper = partial(paper_model, plan), scene(plan, 2, plan.samples // 12)
+    small = partial(demo_model, plan), demo_scenes(plan)
+    return ideas_of(plan, "paper's network", *paper) + ideas_of(plan, "demo's network", *small)
+
+
+def ideas_of(
+    plan: Plan, what: str, build: Callable[..., Method], batch: Mapping[str, Any]
+) -> list[Row]:
+    """A step with something more to do than ours, or with less than any could do without."""
+    model, l1 = build(training_mode="multitask"), build(training_mode="l1")
+    x, y = batch["context"]
+    asking = {**batch, "context": (x.clone().requires_grad_(), y)}
+    network, weights = model.network, meta_parameters(model.network)
+    copies = {name: p.detach().expand(len(x), *p.shape).clone() for name, p in weights.items()}
+
+    def take(of: Method, batch: Mapping[str, Any]) -> None:
+        of.zero_grad()
+        losses(of, batch, None, MetaGradients())
+
+    @torch.no_grad()
+    def forward(params: Params | None) -> None:
+        for _ in range(10):
+            network(x if params else x.flatten(0, 1), params)
+
+    coordinates, ours, simple, apart, together = in_turns(
+        plan,
+        partial(take, model, asking),
+        partial(take, model, batch),
+        partial(take, l1, batch),
+        partial(forward, copies),
+        partial(forward, None),
+    )
+    return [
+        row(f"{what}: gradients of coordinates too / not", coordinates, ours, "s"),
+        row(f"{what}: both terms of the loss / distance only", ours, simple, "s"),
+        row(
+            f"{what}: forward pass, weights of each scene / of all",
+            apart / 10,
+            together / 10,
+            "s",
+            note=f"{together / 10 / ours:.1%} of a step",
+        ),
     ]
 
 
@@ -611,6 +669,7 @@ class Section:
     heading: str
     text: str
     picture: Callable[[Path, Any], None] | None = None
+    columns: tuple[str, str] = ("the other way", "ours")
 
 
 SECTIONS = {
@@ -631,6 +690,16 @@ SECTIONS = {
         "forms gradients with respect to coordinates. The last row of each says what share of the "
         "machine's rate is reached: the time of the matrix products alone, at the rate of a "
         "product of the same size, over the time of the whole step.",
+    ),
+    "ideas": Section(
+        ideas,
+        "What there is to leave out",
+        "What might be spared in such a step (for the paper's network of two scenes with a "
+        "twelfth of its samples), each beside the step without it. Gradients of coordinates: no "
+        "step forms them. Fusing both terms of the loss could gain no more than leaving one out "
+        "does. In the first inner step all scenes still have the same weights: a forward pass with "
+        "a copy for each scene, as it is, and with one for all.",
+        columns=("with", "without"),
     ),
     "memory": Section(
         memory,
@@ -704,7 +773,8 @@ def tables(found: Mapping[str, Any]) -> str:
         if section.picture:
             lines += [f"![{section.heading}]({name}.png)", ""]
         if of.get("rows"):
-            lines += ["| what | the other way | ours | ratio | |", "|---|---|---|---|---|"]
+            theirs, ours = section.columns
+            lines += [f"| what | {theirs} | {ours} | ratio | |", "|---|---|---|---|---|"]
             lines += [table_row(row) for row in of["rows"]]
         where = of["machine"]
         cores, torch_version = where["cores"], where["torch"]

@@ -16,7 +16,7 @@ import speed
 from metasdf.errors import InputError
 
 CPU = torch.device("cpu")
-SECTIONS = ("mesh", "step", "memory", "data", "adapt", "growth")
+SECTIONS = ("mesh", "step", "ideas", "memory", "data", "adapt", "growth")
 KEYS = (
     *("data_source", "train_split", "val_split", "SDFSamplesPerScene", "ScenesPerBatch"),
     *("hidden_layers", "hidden_features"),
