@@ -8,9 +8,11 @@ The contract is torchmeta's: `forward(x, params=None)`, `meta_named_parameters()
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.func import functional_call, vmap
 
 from metasdf.errors import InputError
@@ -37,6 +39,46 @@ class MetaModule(nn.Module):
         )
 
 
+class _Product(Function):
+    """Products of T pairs of matrices, a [T, ., .] with b [T, ., .], plus a bias [T, .] a row.
+
+    form: "ab", "ab'" or "a'b", which of them is transposed. The derivatives of each form are
+    products of the other two, and lie in memory as what they are derivatives of, so that they are
+    quick to add up, in any order of differentiation. Those of `torch.bmm` are transposed.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(form: str, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+        if form == "ab'":
+            return torch.bmm(a, b.transpose(-1, -2))
+        if form == "a'b":
+            return torch.bmm(a.transpose(-1, -2), b)
+        return torch.bmm(a, b) if bias is None else torch.baddbmm(bias.unsqueeze(-1), a, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.form, *tensors = inputs
+        ctx.save_for_backward(*tensors[:2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        for_a, for_b = {
+            "ab": (("ab'", gradient, b), ("a'b", a, gradient)),
+            "ab'": (("ab", gradient, b), ("a'b", gradient, a)),
+            "a'b": (("ab'", b, gradient), ("ab", a, gradient)),
+        }[ctx.form]
+        _, needs_a, needs_b, *needs_bias = ctx.needs_input_grad
+        return (
+            None,
+            _Product.apply(*for_a) if needs_a else None,
+            _Product.apply(*for_b) if needs_b else None,
+            *(gradient.sum(dim=-1) if needed else None for needed in needs_bias),
+        )
+
+
 class BatchLinear(nn.Linear, MetaModule):
     """A linear layer that applies one weight matrix per task.
 
@@ -50,9 +92,7 @@ class BatchLinear(nn.Linear, MetaModule):
         weight, bias = params["weight"], params.get("bias")
         if weight.dim() == 2:
             return nn.functional.linear(x, weight, bias)
-        if bias is None:
-            return torch.bmm(x, weight.transpose(-1, -2))
-        return torch.baddbmm(bias.unsqueeze(-2), x, weight.transpose(-1, -2))
+        return _Product.apply("ab", weight, x.transpose(-1, -2), bias).transpose(-1, -2)
 
 
 class MetaSequential(nn.Sequential, MetaModule):

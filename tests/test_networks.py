@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from metasdf.errors import InputError
-from metasdf.networks import NETWORKS, CoordinateNetwork, apply_per_task, meta_parameters
+from metasdf.networks import (
+    NETWORKS,
+    BatchLinear,
+    CoordinateNetwork,
+    apply_per_task,
+    meta_parameters,
+)
 
 
 def per_task(network, tasks=3, spread=0.1):
@@ -27,12 +33,43 @@ def test_without_params_uses_its_own_weights(kind):
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_task_has_its_own_weights(kind):
-    network = CoordinateNetwork(kind, hidden_features=16, hidden_layers=2)
-    params, x = per_task(network), torch.randn(3, 5, 3)
+    network = CoordinateNetwork(kind, hidden_features=16, hidden_layers=2).double()
+    params, x = per_task(network), torch.randn(3, 5, 3).double()
     together = network(x, params=params)
     for t in range(3):
         alone = network(x[t], params=OrderedDict((n, p[t]) for n, p in params.items()))
-        torch.testing.assert_close(together[t], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[t], alone)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_per_task_have_the_derivatives_of_their_formula(bias):
+    layer = BatchLinear(3, 4, bias=bias).double()
+    params = {n: p.detach().repeat(2, *[1] * p.dim()) for n, p in layer.named_parameters()}
+    inputs = [torch.randn(2, 5, 3).double(), *(p + torch.randn_like(p) for p in params.values())]
+    inputs = [t.requires_grad_() for t in inputs]
+
+    def of(x, *tensors):
+        return layer(x, params=dict(zip(params, tensors, strict=True)))
+
+    y = torch.einsum("tni,toi->tno", *inputs[:2]) + (inputs[2].unsqueeze(1) if bias else 0)
+    torch.testing.assert_close(of(*inputs), y)
+
+    def slope(*tensors):  # itself of second order in the inputs, so its own second is a third
+        (gradient,) = torch.autograd.grad(of(*tensors).pow(3).sum(), tensors[1], create_graph=True)
+        return gradient
+
+    assert torch.autograd.gradcheck(of, inputs)
+    assert torch.autograd.gradgradcheck(of, inputs)
+    assert torch.autograd.gradgradcheck(slope, inputs)
+
+
+def test_gradients_of_weights_lie_in_memory_as_the_weights_do():
+    network = CoordinateNetwork("siren", hidden_features=16, hidden_layers=1)
+    params = OrderedDict((n, p.requires_grad_()) for n, p in per_task(network).items())
+    loss = network(torch.randn(3, 50, 3), params=params).square().mean()
+    first = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), list(params.values())[:-1])
+    assert all(gradient.is_contiguous() for gradient in (*first, *second))
 
 
 def test_a_plain_module_gives_what_a_meta_module_gives():
