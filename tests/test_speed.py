@@ -99,7 +99,8 @@ def test_the_time_to_quality_is_when_each_first_stays_as_good(monkeypatch):
     slow, better = speed.quality(speed.QUICK)["rows"]
     assert (slow["theirs"], slow["ours"]) == (30, 2)
     assert slow["ratio"] == 15
-    assert "fast does not get there in its 4 s" in speed.table_row(better)
+    assert (better["theirs"], better["ours"]) == (10, 3)  # what fast ends with
+    assert "the recipe ends with less, 1.0 %" in speed.table_row(better)
 
 
 class OneProcess:
