@@ -491,6 +491,11 @@ def data(plan: Plan) -> list[Row]:
 
 
 def adapt(plan: Plan) -> list[Row]:
+    with processes(1) as pool:  # which gives the memory back
+        return pool.submit(fits, plan).result()
+
+
+def fits(plan: Plan) -> list[Row]:
     models = {}
     for method in ("metasdf", "autodecoder"):
         torch.manual_seed(0)

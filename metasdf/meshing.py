@@ -22,7 +22,7 @@ POINTS_PER_CALL = 2**13  # small enough for the processor's caches
 GRADIENTS_PER_CALL = 2**11  # the same, with all that gradients need
 BORDER_FACTOR = 1e4  # values outside of the lattice, in largest values on it: it is cut off there
 COARSEST = 18  # blocks along a side at first, at least
-FINEST = 4  # cells along a side of the smallest blocks whose gradients are looked at
+LARGER = 4  # cells along a side of the blocks that the smallest, of 2, are parts of
 MARGIN = 0.25  # by which what is found of gradients is widened, in shares of their range
 LEAST_MARGIN = 0.1  # the same in shares of their size, on top of it
 BLOCKS_AT_ONCE = 2**15  # so that little memory is needed
@@ -144,9 +144,10 @@ class SparseLattice:
     and those around it are looked at anew with bounds so wide; and surface that is found is
     followed from cell to cell, so that no part of a component is lost.
 
-    What can be lost is a whole component, if it is smaller than the first blocks (a twentieth of a
-    side) and neither the function nor its gradient tell of it at their middles: of a function that
-    is flat but for jumps.
+    What can be lost is a whole component, if it is small and neither the function nor its gradients
+    tell of it at any of the middles around: of a function that is flat but for jumps, as long as
+    no middle is within. Meshes are the same but for rounding: values that differ by it, between one
+    size of batch and another, may put a vertex on the other side of a point where the field is 0.
 
     Indices have one layer of points around the lattice, which counts as outside: the point (1, 1,
     1) is the corner (-1, -1, -1). A block at the border is left out only if it is outside.
@@ -245,7 +246,7 @@ class SparseLattice:
             near = self.middles(blocks, size)
             values, gradients = self.evaluate_gradients(self.key(near))
             bounds = _bounds(blocks // size, gradients)
-            known = [near, values, bounds]
+            known = [near, values, bounds, _signs_differ(blocks // size, values)]
             kept = self.may_have_surface(blocks, size, *known)
             blocks, known = blocks[kept], [of[kept] for of in known]
             if size > 2:
@@ -257,7 +258,7 @@ class SparseLattice:
                 kept = self.may_have_surface(blocks, size, *known)
                 blocks, known = blocks[kept], [of[kept] for of in known]
             bounds = known[2]
-            if size < FINEST:
+            if size == 2:
                 break
         return blocks, bounds
 
@@ -272,13 +273,17 @@ class SparseLattice:
         near: np.ndarray,
         values: np.ndarray,
         bounds: np.ndarray,
+        mixed: np.ndarray,
     ) -> np.ndarray:
-        """Of which blocks (n, 3) the values at points near them (n, 3) do not rule it out."""
+        """Of which blocks (n, 3) the values at points near them (n, 3) do not rule it out.
+
+        mixed: which to keep whatever the bounds say.
+        """
         first, last = (of.clip(1, self.resolution) - near for of in (blocks, blocks + size))
         least, largest = _changes(bounds, first, last)
         sure = (values + least > 0) | (values + largest < 0)
         at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
-        return ~sure | (at_border & (values <= 0))
+        return ~sure | (at_border & (values <= 0)) | mixed
 
     def crossed(self, blocks: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         """The cells (n, 3) that the surface crosses, all of their corners evaluated.
@@ -295,17 +300,18 @@ class SparseLattice:
                 bound = bounds[start : start + BLOCKS_AT_ONCE]
                 found, seen = self._crossed_in(some, bound)
                 cells.append(found)
-                out = np.flatnonzero((seen > bound[:, :6]).any(axis=1))
-                around = some[out, None] + 2 * AROUND
-                beyond.append(around.reshape(-1, 3))
+                out = np.flatnonzero((_with_norm(seen) > bound).any(axis=1))
+                around = (some[out, None] + 2 * AROUND).reshape(-1, 3)
                 wide = np.maximum(bound[out], _widened(seen[out]))
-                wider.append(np.repeat(wide, len(AROUND), axis=0))
+                wide = np.repeat(wide, len(AROUND), axis=0)
+                kept = ((around >= 0) & (around <= self.resolution)).all(axis=1)
+                keys, wide = _merged(self.key(around[kept]), wide[kept])
+                beyond.append(keys)
+                wider.append(wide)
             done, done_with = _merged(
                 np.concatenate([done, self.key(blocks)]), np.concatenate([done_with, bounds])
             )
-            blocks, wider = np.concatenate(beyond), np.concatenate(wider)
-            on_lattice = ((blocks >= 0) & (blocks <= self.resolution)).all(axis=1)
-            keys, bounds = _merged(self.key(blocks[on_lattice]), wider[on_lattice])
+            keys, bounds = _merged(np.concatenate(beyond), np.concatenate(wider))
             looked_at = np.isin(keys, done)
             before = np.full_like(bounds, -np.inf)
             before[looked_at] = done_with[np.searchsorted(done, keys[looked_at])]
@@ -380,7 +386,7 @@ class SparseLattice:
         self, blocks: np.ndarray, bounds: np.ndarray, sign: np.ndarray, place: np.ndarray
     ) -> None:
         """Set signs as `_infer` does, from the middles of the larger blocks that these are in."""
-        middles = self.middles(blocks // FINEST * FINEST, FINEST)
+        middles = self.middles(blocks // LARGER * LARGER, LARGER)
         keys, steps = self.key(middles), middles - blocks
         known = self.known(keys)
         for step in np.unique(steps[known], axis=0):
@@ -438,20 +444,37 @@ def _bounds(index: np.ndarray, gradients: np.ndarray) -> np.ndarray:
     """
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     found = np.concatenate([-gradients, gradients, norms], axis=1)
-    whole = np.full(index.max(axis=0) + 1, -np.inf, found.dtype)
-    largest = np.empty_like(found)
-    for column in range(found.shape[1]):
-        whole[tuple(index.T)] = found[:, column]
-        largest[:, column] = maximum_filter(whole, size=3)[tuple(index.T)]
+    largest = _largest_around(index, found)
     bounds = _widened(largest[:, :6])
     bounds[:, 6] = (1 + MARGIN) * largest[:, 6]
     return bounds
 
 
+def _signs_differ(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """At which places (n, 3) there or next to it values (n,) of both signs are, or a zero."""
+    largest = _largest_around(index, np.stack([-values, values], axis=1))
+    return (largest >= 0).all(axis=1)
+
+
+def _largest_around(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Of values (n, k) at places (n, 3) the largest of each there and next to it, (n, k)."""
+    whole = np.full(index.max(axis=0) + 1, -np.inf, values.dtype)
+    largest = np.empty_like(values)
+    for column in range(values.shape[1]):
+        whole[tuple(index.T)] = values[:, column]
+        largest[:, column] = maximum_filter(whole, size=3)[tuple(index.T)]
+    return largest
+
+
+def _with_norm(changes: np.ndarray) -> np.ndarray:
+    """Bounds (n, 7) of no more than the largest falls and rises along each axis (n, 6)."""
+    largest = np.maximum(changes[:, :3], changes[:, 3:]).clip(0)
+    return np.concatenate([changes, np.linalg.norm(largest, axis=1, keepdims=True)], axis=1)
+
+
 def _widened(changes: np.ndarray) -> np.ndarray:
-    """Bounds (n, 7) with a margin around the largest falls and rises along each axis (n, 6)."""
-    falls, rises = changes[:, :3], changes[:, 3:]
-    norm = np.linalg.norm(np.maximum(falls, rises).clip(0), axis=1, keepdims=True)
+    """The same with a margin."""
+    falls, rises, norm = np.split(_with_norm(changes), [3, 6], axis=1)
     margin = MARGIN / 2 * (falls + rises) + LEAST_MARGIN * norm
     return np.concatenate([falls + margin, rises + margin, (1 + MARGIN) * norm], axis=1)
 
