@@ -114,9 +114,12 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def in_turns(plan: Plan, *works: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, taking turns, after one turn that is not counted."""
-    times = [[seconds(work) for work in works] for _ in range(plan.repeats + 1)]
-    return [statistics.median(of) for of in zip(*times[1:] or times, strict=True)]
+    """Median seconds of each, taking turns, to and fro, after one turn that is not counted."""
+    times = [[0.0] * len(works) for _ in range(plan.repeats + 1)]
+    for turn, found in enumerate(times):
+        for i in list(range(len(works)))[:: -1 if turn % 2 else 1]:
+            found[i] = seconds(works[i])
+    return [statistics.median(of) for of in zip(*times[1:], strict=True)]
 
 
 def processes(count: int | None = None) -> ProcessPoolExecutor:
