@@ -83,7 +83,7 @@ def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
         raise _no_crossing(grid.min() >= 0, len(grid))
     # One layer of outside, so far out that what touches the border is cut off right there.
     padded = np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max())
-    return _placed(*_march(padded), len(grid))
+    return _placed(*_marching_cubes(padded), len(grid))
 
 
 def _check_finite(values: np.ndarray) -> None:
@@ -96,7 +96,9 @@ def _no_crossing(outside: bool, resolution: int) -> NoSurfaceError:
     return NoSurfaceError(f"the field is {side} everywhere on a grid of {resolution}^3 points")
 
 
-def _march(volume: np.ndarray, marked: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _marching_cubes(
+    volume: np.ndarray, marked: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Marching cubes, if so on marked cells only: vertices (v, 3), in indices, and faces (f, 3)."""
     try:
         vertices, faces, _, _ = marching_cubes(volume, level=0.0, mask=marked)
@@ -144,10 +146,12 @@ class SparseLattice:
     and those around it are looked at anew with bounds so wide; and surface that is found is
     followed from cell to cell, so that no part of a component is lost.
 
-    What can be lost is a whole component, if it is small and neither the function nor its gradients
-    tell of it at any of the middles around: of a function that is flat but for jumps, as long as
-    no middle is within. Meshes are the same but for rounding: values that differ by it, between one
-    size of batch and another, may put a vertex on the other side of a point where the field is 0.
+    Blocks with a value of the other sign next to theirs are never left out. What can be lost is a
+    whole component that is small, if no middle lies within it and the gradients at those around do
+    not tell of it: of a function that is flat but for jumps.
+
+    Meshes are those of all values but for rounding: where a value is as good as 0, its sign may be
+    another when it is evaluated among other points.
 
     Indices have one layer of points around the lattice, which counts as outside: the point (1, 1,
     1) is the corner (-1, -1, -1). A block at the border is left out only if it is outside.
@@ -406,8 +410,8 @@ class SparseLattice:
         for start in range(0, self.side, LAYERS_AT_ONCE):
             before = cells[cells[:, 0] == start - 1]
             new = cells[(cells[:, 0] >= start) & (cells[:, 0] < start + LAYERS_AT_ONCE)]
-            shared = len(self._march(before)[1])
-            some, some_faces = self._march(np.concatenate([before, new]))
+            shared = len(self._march_layers(before)[1])
+            some, some_faces = self._march_layers(np.concatenate([before, new]))
             number = np.full(len(some), -1)
             number[some_faces[:shared]] = faces[len(faces) - shared :]
             fresh = number < 0
@@ -416,7 +420,7 @@ class SparseLattice:
             faces = np.concatenate([faces, number[some_faces[shared:]]])
         return _placed(vertices, faces, self.resolution)
 
-    def _march(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _march_layers(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (v, 3), in indices, and faces (f, 3) of such cells, layer by layer."""
         if not len(cells):
             return np.empty((0, 3)), np.empty((0, 3), int)
@@ -431,7 +435,7 @@ class SparseLattice:
             known = self.known(keys)
             values[known] = self.distances[np.searchsorted(self.keys, keys[known])]
             volume.reshape(-1)[keys - origin] = values
-        vertices, faces = _march(volume, marked)
+        vertices, faces = _marching_cubes(volume, marked)
         return vertices + np.array([first, 0, 0]), faces
 
 
@@ -482,18 +486,18 @@ def _widened(changes: np.ndarray) -> np.ndarray:
 def _changes(
     bounds: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By how much a function can change at least and at most (n,), over steps from first to last.
+    """The least and the largest change (n,) of a function, with sign, over steps first to last.
 
     Each axis bounds it by its own slopes, all together by the norm. bounds: (n, 7), see `_bounds`;
     first, last: (n, 3) or (3,).
     """
-    least = most = np.float32(0)
+    least = largest = np.float32(0)
     for fall, rise, *steps in zip(*np.split(bounds[:, :6].T, 2), first.T, last.T, strict=True):
         ends = [slope * step.astype(np.float32) for slope in (-fall, rise) for step in steps]
-        least, most = least + np.minimum.reduce(ends), most + np.maximum.reduce(ends)
+        least, largest = least + np.minimum.reduce(ends), largest + np.maximum.reduce(ends)
     farthest = np.linalg.norm(np.maximum(np.abs(first), np.abs(last)), axis=-1)
     by_norm = bounds[:, 6] * farthest.astype(np.float32)
-    return np.maximum(least, -by_norm), np.minimum(most, by_norm)
+    return np.maximum(least, -by_norm), np.minimum(largest, by_norm)
 
 
 def _merged(keys: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
