@@ -48,7 +48,7 @@ from tqdm import tqdm
 from metasdf.checkpoint import build_model
 from metasdf.curriculum import CommandLine, load_curriculum
 from metasdf.data import SDFDataset, ShapeName, check_shapes, to_device
-from metasdf.device import keep_freed_memory
+from metasdf.device import keep_freed_memory, synchronize
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, read_json, write_json
 from metasdf.gradients import MetaGradients
@@ -116,8 +116,9 @@ def seconds(work: Callable[[], Any]) -> float:
 def in_turns(plan: Plan, *works: Callable[[], Any]) -> list[float]:
     """Median seconds of each, taking turns, to and fro, after one turn that is not counted."""
     times = [[0.0] * len(works) for _ in range(plan.repeats + 1)]
+    order = range(len(works))
     for turn, found in enumerate(times):
-        for i in list(range(len(works)))[:: -1 if turn % 2 else 1]:
+        for i in reversed(order) if turn % 2 else order:
             found[i] = seconds(works[i])
     return [statistics.median(of) for of in zip(*times[1:], strict=True)]
 
@@ -269,6 +270,17 @@ def demo_scenes(plan: Plan) -> dict[str, Any]:
     return scene(plan, curriculum["ScenesPerBatch"], curriculum["SDFSamplesPerScene"])
 
 
+def take_step(
+    model: Method,
+    batch: Mapping[str, Any],
+    scenes_per_microbatch: int | None = None,
+    gradients: MetaGradients | None = None,
+) -> None:
+    """One meta-training step of ours, but for the optimiser's."""
+    model.zero_grad()
+    losses(model, batch, scenes_per_microbatch, gradients or MetaGradients())
+
+
 def step(plan: Plan) -> list[Row]:
     """Steps of the paper's network and of the demo's, which is small."""
     paper = paper_model(plan), scene(plan, 2, plan.samples // 4), plan.hidden_features
@@ -285,13 +297,6 @@ def steps_of(
         model.zero_grad()
         plain_loop(model, batch).backward()
 
-    def step_as(gradients: MetaGradients) -> Callable[[], None]:
-        def take() -> None:
-            model.zero_grad()
-            losses(model, batch, None, gradients)
-
-        return take
-
     x = batch["context"][0]
     points, weight = torch.rand(len(x), x.shape[1], width), torch.rand(len(x), width, width)
 
@@ -300,9 +305,10 @@ def steps_of(
             points @ weight
 
     with FlopCounterMode(display=False) as counter:
-        step_as(MetaGradients())()
+        take_step(model, batch)
     flops = counter.get_total_flops()
-    ways = (plain, step_as(MetaGradients()), step_as(MetaGradients(compiled=True)), products)
+    our_step = partial(take_step, model, batch)
+    ways = (plain, our_step, partial(our_step, gradients=MetaGradients(compiled=True)), products)
     loop, ours, compiled, limit = in_turns(plan, *ways)
     rate = 20 * 2 * points.numel() * width / limit
     share = f"{flops / 1e9:.0f} GFLOP of matrix products at the {rate / 1e9:.0f} GFLOP/s of "
@@ -347,10 +353,6 @@ def ideas_of(
     network, weights = model.network, meta_parameters(model.network)
     copies = {name: p.detach().expand(len(x), *p.shape).clone() for name, p in weights.items()}
 
-    def take(of: Method, batch: Mapping[str, Any]) -> None:
-        of.zero_grad()
-        losses(of, batch, None, MetaGradients())
-
     @torch.no_grad()
     def forward(params: Params | None) -> None:
         for _ in range(10):
@@ -358,10 +360,10 @@ def ideas_of(
 
     transposed, coordinates, ours, simple, apart, together = in_turns(
         plan,
-        partial(take, bmm, batch),
-        partial(take, model, asking),
-        partial(take, model, batch),
-        partial(take, l1, batch),
+        partial(take_step, bmm, batch),
+        partial(take_step, model, asking),
+        partial(take_step, model, batch),
+        partial(take_step, l1, batch),
         partial(forward, copies),
         partial(forward, None),
     )
@@ -392,11 +394,7 @@ def one_step(
     """Median seconds of a meta-training step, in this process; the first of several is left out."""
     model = paper_model(plan, **keys)
     batch = scene(plan, tasks, samples)
-
-    def take() -> None:
-        model.zero_grad()
-        losses(model, batch, scenes_per_microbatch, MetaGradients())
-
+    take = partial(take_step, model, batch, scenes_per_microbatch)
     times = [seconds(take) for _ in range(repeats)]
     return statistics.median(times[1:] or times)
 
@@ -614,9 +612,8 @@ def on_gpu(plan: Plan, device: torch.device) -> list[Row]:
     found: dict[str, torch.Tensor] = {}
 
     def take(how: str) -> None:
-        model.zero_grad()
-        losses(model, batch, None, GPU_WAYS[how])
-        _synchronise(device)
+        take_step(model, batch, gradients=GPU_WAYS[how])
+        synchronize(device)
         found[how] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     times = in_turns(plan, *[partial(take, how) for how in GPU_WAYS])
@@ -637,15 +634,10 @@ def whole_batch(plan: Plan, device: torch.device) -> list[Row]:
         model = paper_model(plan, recompute_steps=recompute).to(device)
         batch = to_device(scene(plan, scenes, plan.samples), device)
         losses(model, batch, 1, MetaGradients())
-        _synchronise(device)
+        synchronize(device)
         peaks.append(torch.cuda.max_memory_allocated(device) / 2**30)
     what = "memory: one scene / batch of 32, one at a time, steps recomputed"
     return [row(what, *peaks, "GiB")]
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def gpu(plan: Plan) -> list[Row] | None:

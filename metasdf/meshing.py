@@ -429,9 +429,10 @@ class SparseLattice:
         marked = np.zeros(volume.shape, bool)
         origin = first * self.side**2
         marked.reshape(-1)[self.key(cells + 1) - origin] = True  # a cell, at its last corner
+        border = BORDER_FACTOR * np.abs(self.distances).max()
         for corner in CELLS:
             keys = self.key(cells + corner)
-            values = np.full(len(keys), BORDER_FACTOR * np.abs(self.distances).max())
+            values = np.full(len(keys), border)
             known = self.known(keys)
             values[known] = self.distances[np.searchsorted(self.keys, keys[known])]
             volume.reshape(-1)[keys - origin] = values
