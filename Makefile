@@ -28,7 +28,7 @@ setup: .venv/ready
 	touch $@
 
 tables: setup
-	$(BIN)/python -m metasdf.shapes $(DEMO)/meshes --classes tables --count 208
+	$(BIN)/python -m metasdf.preparation.shapes $(DEMO)/meshes --classes tables --count 208
 	$(BIN)/python 3D/scripts/preprocess.py $(DEMO)/meshes --out $(DEMO)/data --num_test 16 \
 		--num_samples 50000
 
@@ -45,21 +45,21 @@ test: setup
 	$(BIN)/python -m pytest -n auto
 
 bench: tables
-	$(BIN)/python benchmarks/preprocessing.py speed
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.preprocessing speed
+	$(BIN)/python -m benchmarks.speed
 
 compare-3d: setup
-	$(BIN)/python benchmarks/compare_3d.py $(if $(QUICK),--quick) \
+	$(BIN)/python -m experiments.compare_3d $(if $(QUICK),--quick) \
 		$(if $(DATA),--data $(DATA))
 
 reproduce-2d: setup
-	$(BIN)/python benchmarks/reproduce_2d.py $(if $(QUICK),--quick) \
+	$(BIN)/python -m experiments.reproduce_2d $(if $(QUICK),--quick) \
 		$(if $(DATA),--data $(DATA))
-	$(BIN)/python benchmarks/photographs.py $(if $(QUICK),--quick) \
+	$(BIN)/python -m experiments.photographs $(if $(QUICK),--quick) \
 		$(if $(PHOTOGRAPHS),--data $(PHOTOGRAPHS))
 
 ablations: tables
-	$(BIN)/python benchmarks/ablations.py
+	$(BIN)/python -m experiments.ablations
 
 notebook: setup
 	$(BIN)/python tests/test_notebook.py

@@ -38,7 +38,7 @@ mnist_levelset = {
     "context_mode": "levelset",
 }
 
-# Every method on the same digits, minutes on a CPU: benchmarks/reproduce_2d.py trains each for the
+# Every method on the same digits, minutes on a CPU: experiments/reproduce_2d.py trains each for the
 # same time. Distances are exact. Fields are ReLU networks with positional encoding, and some of the
 # methods once more with SIRENs. Training minimises what is reported, the mean absolute error. Step
 # sizes are what did best in short trials.

@@ -159,7 +159,7 @@ planes_fast = {
     "num_epochs": 60,
 }
 
-# Every method at the same small size: benchmarks/compare_3d.py trains each for the same time and
+# Every method at the same small size: experiments/compare_3d.py trains each for the same time and
 # sets data and epochs. Step sizes and sizes of latent codes are what did best in short trials.
 
 

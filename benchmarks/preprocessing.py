@@ -1,4 +1,4 @@
-"""Make every table and picture of docs/preprocessing.md: python benchmarks/preprocessing.py ...
+"""Make every table and picture of docs/preprocessing.md: python -m benchmarks.preprocessing ...
 
     survey RESULTS.json FOLDER ...    the long one: every mesh; goes on where it was stopped
     tables RESULTS.json               methods, agreement with the reference, seconds
@@ -28,14 +28,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
-from visibility_reference import outside as reference_outside
 
+from benchmarks.visibility_reference import outside as reference_outside
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, read_json, write_json
-from metasdf.mesh import load_mesh, normalise, render
-from metasdf.preprocessing import find_shapes
-from metasdf.sdf import Body, find_body, measure, sample_points, sample_sdf, signed_distance
-from metasdf.shapes import make_shape
+from metasdf.geometry.bodies import Body, find_body, sample_sdf
+from metasdf.geometry.drawing import render
+from metasdf.geometry.mesh import normalise
+from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.sampling import sample_points
+from metasdf.geometry.sdf import measure, signed_distance
+from metasdf.preparation.discover import find_shapes
+from metasdf.preparation.shapes import make_shape
 
 NUM_SAMPLES = 500_000
 NUM_REFEREED = 1000  # samples of each mesh whose sign the reference judges

@@ -40,32 +40,29 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from timed import machine
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from metasdf.checkpoint import build_model
-from metasdf.curriculum import CommandLine, load_curriculum
-from metasdf.data import SDFDataset, ShapeName, check_shapes, to_device
-from metasdf.device import keep_freed_memory, synchronize
+from experiments.timed import machine
+from metasdf.commands.arguments import CommandLine
+from metasdf.data.names import ShapeName
+from metasdf.data.tasks import SDFDataset, check_shapes, to_device
 from metasdf.errors import InputError, run_command
 from metasdf.files import atomic_path, read_json, write_json
-from metasdf.gradients import MetaGradients
-from metasdf.mesh import normalise
-from metasdf.meshing import POINTS_PER_CALL, SparseLattice, lattice_points
-from metasdf.method import Method
+from metasdf.geometry.bodies import find_body, sample_sdf
+from metasdf.geometry.grid import POINTS_PER_CALL, lattice_points
+from metasdf.geometry.mesh import normalise
+from metasdf.geometry.sparse_grid import SparseLattice
+from metasdf.learning.curriculum import load_curriculum
+from metasdf.learning.device import keep_freed_memory, synchronize
+from metasdf.learning.gradients import MetaGradients
+from metasdf.learning.loop import begin_epoch, losses, outer_step, validate
+from metasdf.learning.models import build_model
+from metasdf.learning.training import task_data, untrained
+from metasdf.maml import Method
 from metasdf.networks import BatchLinear, CoordinateNetwork, Params, meta_parameters
-from metasdf.sdf import find_body, sample_sdf
-from metasdf.shapes import make_shape
-from metasdf.training import (
-    begin_epoch,
-    losses,
-    outer_step,
-    task_data,
-    untrained,
-    validate,
-)
+from metasdf.preparation.shapes import make_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 CURRICULUMS = ROOT / "3D" / "curriculums.py"
@@ -803,7 +800,7 @@ def tables(found: Mapping[str, Any]) -> str:
         "command, all figures are in [results.json](../benchmarks/results.json).",
     ]
     for name, section in SECTIONS.items():
-        lines += ["", f"## {section.heading}", "", f"    python benchmarks/speed.py --only {name}"]
+        lines += ["", f"## {section.heading}", "", f"    python -m benchmarks.speed --only {name}"]
         lines += ["", section.text, ""]
         if (of := found["sections"].get(name)) is None:
             lines.append("Not measured yet: the command fills in what is missing.")

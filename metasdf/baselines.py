@@ -9,15 +9,16 @@ optimisation, an encoder in one pass over the context.
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from metasdf.data.pixels import PixelFrame
 from metasdf.errors import InputError
 from metasdf.losses import CompositeLoss, DistanceLoss
-from metasdf.method import Method
+from metasdf.maml import Method
 from metasdf.networks import Params, apply_per_task, meta_parameters
 
 # DeepSDF, Park et al. 2019: sec. 4.2 and 5, values of its released program.
@@ -25,7 +26,6 @@ CODE_PENALTY = 1e-4  # 1 / sigma^2, weight of a code's sum of squares, eq. 9 and
 CODE_PENALTY_EPOCHS = 100  # over which the weight rises to that in training
 CODE_START_STD = 0.01  # of the code that the fit of a new shape starts from
 CODE_STEP_SIZE = 5e-3  # of Adam in that fit, a tenth of it in the second half
-
 HYPERNETWORK_SCALE = 0.1  # what a latent code changes at first, relative to the weights
 
 
@@ -200,14 +200,6 @@ class SetEncoder(nn.Module):
     def forward(self, context: tuple[Tensor, Tensor]) -> Tensor:
         """(x [T, N, d], y [T, N, c]) -> codes [T, L]. On the surface alone, y is 0."""
         return self.pooled(self.per_point(torch.cat(context, dim=-1)).amax(dim=1))
-
-
-class PixelFrame(NamedTuple):
-    """Where pixels stand: pixel i of `pixels` a side has the coordinate start + i * spacing."""
-
-    pixels: int
-    start: float
-    spacing: float
 
 
 class ConvolutionalEncoder(nn.Module):

@@ -1,18 +1,18 @@
 """Coordinate networks whose weights can be handed in from outside, one set per task.
 
-The contract is torchmeta's: `forward(x, params=None)`, `meta_named_parameters()` and
-`get_subdict(params, key)`. Here `params` may carry a leading task dimension T: coordinates
-[T, N, d] then pass through T different networks in one call.
+The contract is torchmeta's: `forward(x, params=None)`, `meta_named_parameters()`,
+`meta_parameters()` and `get_subdict(params, key)`. Beyond it, tensors in `params` may carry a
+leading task dimension T: coordinates [T, N, d] then pass through T different networks in one call.
+torchmeta's other layers are not repeated here; its own drop in.
 """
 
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.func import functional_call, vmap
 
 from metasdf.errors import InputError
@@ -21,89 +21,81 @@ Params = Mapping[str, Tensor]
 
 
 class MetaModule(nn.Module):
-    """A module whose `forward` accepts its own weights as `params`, a dict name -> tensor."""
+    """A module whose `forward` accepts its weights as `params`, a mapping name -> tensor."""
 
     def meta_named_parameters(
         self, prefix: str = "", recurse: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and tensors of the weights that `params` replaces."""
-        return self.named_parameters(prefix=prefix, recurse=recurse)
+        """Names and tensors that `params` may replace: the parameters of MetaModules alone.
 
-    def get_subdict(self, params: Params | None, key: str) -> Params | None:
-        """The entries of `params` below the submodule `key`, with that prefix removed."""
-        if params is None:
-            return None
+        A plain layer inside a MetaModule knows nothing of `params`, so its weights are not listed.
+        """
+        seen: set[int] = set()
+        modules = self.named_modules(prefix=prefix) if recurse else [(prefix, self)]
+        for name, module in modules:
+            if isinstance(module, MetaModule):
+                for full_name, p in module.named_parameters(prefix=name, recurse=False):
+                    if id(p) not in seen:
+                        seen.add(id(p))
+                        yield full_name, p
+
+    def meta_parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The tensors of `meta_named_parameters`."""
+        for _, p in self.meta_named_parameters(recurse=recurse):
+            yield p
+
+    def get_subdict(self, params: Params | None, key: str | None = None) -> Params | None:
+        """The entries of `params` for the submodule `key`, without that prefix; all if None.
+
+        Returns None, for the submodule's own weights, where `params` is None or has no entry for
+        it. The latter comes with a warning, unless all weights of the submodule are frozen.
+        """
+        if params is None or key is None:
+            return params
         start = key + "."
-        return OrderedDict(
-            (name[len(start) :], value) for name, value in params.items() if name.startswith(start)
-        )
-
-
-class _Product(Function):
-    """Products of T pairs of matrices, a [T, ., .] with b [T, ., .], plus a bias [T, .] a row.
-
-    form: "ab", "ab'" or "a'b", which of them is transposed. The derivatives of each form are
-    products of the other two, and lie in memory as what they are derivatives of, so that they are
-    quick to add up, in any order of differentiation. Those of `torch.bmm` are transposed.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(form: str, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-        if form == "ab'":
-            return torch.bmm(a, b.transpose(-1, -2))
-        if form == "a'b":
-            return torch.bmm(a.transpose(-1, -2), b)
-        return torch.bmm(a, b) if bias is None else torch.baddbmm(bias.unsqueeze(-1), a, b)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.form, *tensors = inputs
-        ctx.save_for_backward(*tensors[:2])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        a, b = ctx.saved_tensors
-        for_a, for_b = {
-            "ab": (("ab'", gradient, b), ("a'b", a, gradient)),
-            "ab'": (("ab", gradient, b), ("a'b", gradient, a)),
-            "a'b": (("ab'", b, gradient), ("ab", a, gradient)),
-        }[ctx.form]
-        _, needs_a, needs_b, *needs_bias = ctx.needs_input_grad
-        return (
-            None,
-            _Product.apply(*for_a) if needs_a else None,
-            _Product.apply(*for_b) if needs_b else None,
-            *(gradient.sum(dim=-1) if needed else None for needed in needs_bias),
-        )
+        below = OrderedDict((n[len(start) :], p) for n, p in params.items() if n.startswith(start))
+        if below:
+            return below
+        weights = list(self.get_submodule(key).parameters())
+        if not weights or any(p.requires_grad for p in weights):
+            warnings.warn(
+                f"{type(self).__name__}: params has no entry for the submodule {key!r}, which uses "
+                f"its own weights; params holds {', '.join(params)}",
+                stacklevel=2,
+            )
+        return None
 
 
 class BatchLinear(nn.Linear, MetaModule):
-    """A linear layer that applies one weight matrix per task.
+    """A linear layer that can apply one weight matrix per task.
 
     Without `params` it is `nn.Linear`. With weights [T, out, in] and biases [T, out] it maps
-    x [T, N, in] to [T, N, out].
+    x [T, N, in] to [T, N, out]; without a leading T it is torchmeta's MetaLinear. A weight or bias
+    that `params` does not name is the layer's own (torchmeta would leave the bias out).
     """
 
     def forward(self, x: Tensor, params: Params | None = None) -> Tensor:
         if params is None:
             return super().forward(x)
-        weight, bias = params["weight"], params.get("bias")
+        weight, bias = params.get("weight", self.weight), params.get("bias", self.bias)
         if weight.dim() == 2:
-            return nn.functional.linear(x, weight, bias)
-        return _Product.apply("ab", weight, x.transpose(-1, -2), bias).transpose(-1, -2)
+            if bias is None or bias.dim() == 1:
+                return nn.functional.linear(x, weight, bias)
+            return nn.functional.linear(x, weight) + bias.unsqueeze(-2)
+        # W x' rather than x W': its gradient lies in memory as the weight does.
+        x = x.transpose(-1, -2)
+        if bias is None:
+            return torch.bmm(weight, x).transpose(-1, -2)
+        return torch.baddbmm(bias.unsqueeze(-1), weight, x).transpose(-1, -2)
 
 
 class MetaSequential(nn.Sequential, MetaModule):
-    """`nn.Sequential` that routes `params` to those of its layers that take them."""
+    """`nn.Sequential` that hands `params` to the MetaModules among its layers."""
 
     def forward(self, x: Tensor, params: Params | None = None) -> Tensor:
-        for name, layer in self.named_children():
+        for name, layer in self._modules.items():  # unlike named_children, with repeats
             if isinstance(layer, MetaModule):
                 x = layer(x, params=self.get_subdict(params, name))
-            elif params is not None and any(True for _ in layer.parameters()):
-                raise TypeError(f"{type(layer).__name__} ignores `params`; take a MetaModule")
             else:
                 x = layer(x)
         return x
@@ -205,19 +197,42 @@ def initialise_siren(network: nn.Module, w0: float) -> None:
 
 
 def meta_parameters(network: nn.Module) -> "OrderedDict[str, nn.Parameter]":
-    """The weights an inner loop adapts: `meta_named_parameters()` if there, else all weights."""
+    """The weights that an inner loop adapts, by name.
+
+    `meta_named_parameters()` where the network has it, else all parameters; in either case without
+    those that are frozen (`requires_grad=False`).
+    """
     named = getattr(network, "meta_named_parameters", network.named_parameters)
-    return OrderedDict(named())
+    return OrderedDict((name, p) for name, p in named() if p.requires_grad)
 
 
 def apply_per_task(network: nn.Module, x: Tensor, params: Params) -> Tensor:
     """Evaluate one network per task: x [T, N, d], params with leading T -> [T, N, c].
 
-    A `MetaModule` of ours does this itself. A torchmeta module and a plain `nn.Module` know
-    nothing of tasks: they are mapped over them with `torch.func.vmap`.
+    Our `MetaModule` does this itself. A torchmeta module and a plain `nn.Module` know nothing of
+    tasks: they are mapped over them with `torch.func.vmap`. Dropout draws a mask for each task.
     """
     if isinstance(network, MetaModule):
         return network(x, params=params)
     if hasattr(network, "meta_named_parameters"):
-        return vmap(lambda p, x: network(x, params=p))(OrderedDict(params), x)
-    return vmap(lambda p, x: functional_call(network, p, (x,)))(dict(params), x)
+        forward = lambda p, x: network(x, params=p)  # noqa: E731
+        return vmap(forward, randomness="different")(OrderedDict(params), x)
+    places = _places(network, params)
+    # With all places of a tied weight filled from here, `functional_call` must not tie them itself:
+    # it would leave tensors of the vmap behind in the module (PyTorch issue 164759).
+    forward = lambda p, x: functional_call(network, p, (x,), tie_weights=False)  # noqa: E731
+    return vmap(forward, randomness="different")(places, x)
+
+
+def _places(network: nn.Module, params: Params) -> dict[str, Tensor]:
+    """What each parameter's place in a network is filled with; tied weights have several.
+
+    A submodule that is registered under two names counts once, as it is one module.
+    """
+    names = {id(p): name for name, p in network.named_parameters()}
+    return {
+        f"{prefix}.{local}" if prefix else local: params[names[id(p)]]
+        for prefix, module in network.named_modules()
+        for local, p in module._parameters.items()
+        if p is not None and names[id(p)] in params
+    }

@@ -13,8 +13,9 @@ import pytest
 import torch
 import trimesh
 
-from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum
-from metasdf.preprocessing import write_normalisation, write_points, write_sdf_samples
+from metasdf.commands.arguments import CommandLine
+from metasdf.data.samples import write_normalisation, write_points, write_sdf_samples
+from metasdf.learning.curriculum import KEYS_2D, load_curriculum
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("METASDF_SHARED", ROOT.parent / "shared"))

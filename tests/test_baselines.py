@@ -12,14 +12,16 @@ from metasdf.baselines import (
     Hypernetwork,
     SetEncoder,
 )
-from metasdf.checkpoint import build_model, load_checkpoint, load_model
-from metasdf.data import read_split
+from metasdf.data.names import read_split
 from metasdf.errors import InputError
-from metasdf.evaluation import evaluate_folder
+from metasdf.evaluation.evaluate import evaluate_folder
+from metasdf.learning.checkpoints import load_checkpoint, load_model
+from metasdf.learning.models import build_model
+from metasdf.learning.training import train
 from metasdf.losses import build_loss
 from metasdf.networks import CoordinateNetwork, meta_parameters
-from metasdf.reconstruction import reconstruct_shape, reconstruct_split
-from metasdf.training import train
+from metasdf.reconstruction.fitting import reconstruct_shape
+from metasdf.reconstruction.split import reconstruct_split
 
 CPU = torch.device("cpu")
 METHODS = {

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from metasdf.losses import build_loss
-from metasdf.maml import STEP_SIZE_TYPES, MetaSDF
+from metasdf.maml import MetaSDF
 from metasdf.networks import BatchLinear, CoordinateNetwork, MetaModule, meta_parameters
+from metasdf.step_sizes import STEP_SIZE_TYPES
 
 
 def build(kind="per_parameter", mode="multitask", network="siren", num_steps=3, **options):
@@ -211,7 +212,7 @@ def test_steps_that_are_recomputed_give_the_same_gradients(kind, mode):
     gradients = []
     for recompute in (False, True):
         torch.manual_seed(0)
-        model = build(kind, mode, recompute=recompute).double()
+        model = build(kind, mode, checkpointing=recompute).double()
         context, query = tasks(dtype=torch.double), tasks(points=15, dtype=torch.double)
         outer_loss(model, context, query).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
@@ -243,7 +244,7 @@ def test_recomputed_steps_reach_what_learns_but_is_not_adapted(frozen):
         torch.manual_seed(0)
         network = HalfAdapted()
         network.first.bias.requires_grad_(not frozen)
-        model = MetaSDF(network, build_loss("l1"), "global", 3, 0.1, recompute=recompute)
+        model = MetaSDF(network, build_loss("l1"), "global", 3, 0.1, checkpointing=recompute)
         outer_loss(model, tasks(), tasks()).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     plain, recomputed = gradients
@@ -260,8 +261,8 @@ class Saved:
 
 
 def test_steps_that_are_recomputed_keep_next_to_nothing():
-    def kept(num_steps, recompute):
-        model, saved = build(num_steps=num_steps, recompute=recompute), weakref.WeakSet()
+    def kept(num_steps, checkpointing):
+        model, saved = build(num_steps=num_steps, checkpointing=checkpointing), weakref.WeakSet()
 
         def pack(tensor):
             saved.add(one := Saved(tensor))

@@ -6,12 +6,15 @@ table and writes evaluation.json and evaluation.csv into <output_dir>/evaluation
 
 from pathlib import Path
 
-from metasdf.checkpoint import CODE_FITTING, check_kind, load_model
-from metasdf.curriculum import KEYS_2D, CommandLine, load_curriculum, whole_number
-from metasdf.device import DEVICES, choose_device, keep_freed_memory
+from metasdf.commands.arguments import CommandLine, whole_number
 from metasdf.errors import InputError, run_command
-from metasdf.evaluation import write_results
-from metasdf.plane_evaluation import evaluate, table, test_parts, write_plane_gallery
+from metasdf.evaluation.tables import write_results
+from metasdf.images.evaluation import evaluate, table, test_parts
+from metasdf.images.pictures import write_plane_gallery
+from metasdf.learning.checkpoints import check_kind, load_model
+from metasdf.learning.curriculum import KEYS_2D, load_curriculum
+from metasdf.learning.device import DEVICES, choose_device, keep_freed_memory
+from metasdf.learning.models import CODE_FITTING
 
 CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
 

@@ -17,16 +17,12 @@ Exit codes: 0 all shapes are there, 1 some were rejected (by name and reason), 2
 import argparse
 from collections import Counter
 
-from metasdf import preprocessing
+from metasdf.data.samples import NORMALISATION, PARTIAL_SAMPLES, SDF_SAMPLES, SURFACE_SAMPLES
 from metasdf.errors import InputError, run_command
-from metasdf.preprocessing import (
-    NORMALISATION,
-    PARTIAL_SAMPLES,
-    SDF_SAMPLES,
-    SURFACE_SAMPLES,
-    USUAL_OUTPUTS,
-)
-from metasdf.sdf import OPEN_RULES
+from metasdf.geometry.bodies import OPEN_RULES
+from metasdf.preparation.discover import find_shapes, shapes_of_split
+from metasdf.preparation.preprocess import USUAL_OUTPUTS, Settings, preprocess
+from metasdf.preparation.splits import check_split, write_splits
 
 SIMPLE_FORM = ("out", "classes", "train_fraction", "num_test", "num_surface")
 DEEPSDF_FORM = ("data_dir", "source", "split", "surface")
@@ -93,19 +89,19 @@ def main() -> int:
     if args.meshes is not None:
         split = {"train_fraction": args.train_fraction, "num_test": args.num_test}
         split = {key: value for key, value in split.items() if value is not None}
-        preprocessing.check_split(**split)
+        check_split(**split)
         out, skip = args.out, args.skip is not False
-        shapes = preprocessing.find_shapes(args.meshes, args.name, args.classes)
+        shapes = find_shapes(args.meshes, args.name, args.classes)
         options["outputs"] = USUAL_OUTPUTS + scan
     else:
         out, skip = args.data_dir, bool(args.skip)
-        shapes = preprocessing.shapes_of_split(args.source, args.name, args.split)
+        shapes = shapes_of_split(args.source, args.name, args.split)
         points = (SURFACE_SAMPLES,) if args.surface else scan
         options["outputs"] = (*points, NORMALISATION) if points else (SDF_SAMPLES,)
-    settings = preprocessing.Settings(**options)
-    records = preprocessing.preprocess(shapes, out, settings, threads=args.threads, skip=skip)
+    settings = Settings(**options)
+    records = preprocess(shapes, out, settings, threads=args.threads, skip=skip)
     if args.meshes is not None:
-        preprocessing.write_splits(shapes, records, out, seed=args.seed, **split)
+        write_splits(shapes, records, out, seed=args.seed, **split)
     counts = Counter(record.status for record in records.values())
     summary = ", ".join(f"{counts[key]} {key}" for key in ("sampled", "skipped", "rejected"))
     print(f"{summary}; see {out}/report.json")

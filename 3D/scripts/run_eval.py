@@ -5,11 +5,12 @@ Prints a table and writes evaluation.json and evaluation.csv beside the meshes.
 
 import os
 
-from metasdf.curriculum import CommandLine
+from metasdf.commands.arguments import CommandLine
 from metasdf.errors import InputError, run_command
-from metasdf.evaluation import evaluate_folder, metrics, table, write_results
+from metasdf.evaluation.evaluate import evaluate_folder
+from metasdf.evaluation.gallery import write_gallery
+from metasdf.evaluation.tables import metrics, table, write_results
 from metasdf.files import write_json
-from metasdf.gallery import write_gallery
 
 
 def main() -> int:

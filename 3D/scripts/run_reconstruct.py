@@ -11,13 +11,14 @@ input's frame. Shapes should stand as those of training did: for the curriculums
 import argparse
 from pathlib import Path
 
-from metasdf.checkpoint import check_kind, load_model
-from metasdf.curriculum import KEYS, OPEN_KEYS, CommandLine, load_curriculum, whole_number
-from metasdf.device import DEVICES, choose_device, keep_freed_memory
+from metasdf.commands.arguments import CommandLine, whole_number
 from metasdf.errors import InputError, run_command
-from metasdf.own_shape import reconstruct_own_shape
-from metasdf.reconstruction import reconstruct_split
-from metasdf.sdf import OPEN_RULES
+from metasdf.geometry.bodies import OPEN_RULES
+from metasdf.learning.checkpoints import check_kind, load_model
+from metasdf.learning.curriculum import KEYS, OPEN_KEYS, load_curriculum
+from metasdf.learning.device import DEVICES, choose_device, keep_freed_memory
+from metasdf.reconstruction.own_shape import reconstruct_own_shape
+from metasdf.reconstruction.split import reconstruct_split
 
 CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
 WITH_INPUT = ("output", "normalization", "open")

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from metasdf.commands import train_command
-from metasdf.curriculum import KEYS
+from metasdf.commands.train import train_command
 from metasdf.errors import run_command
+from metasdf.learning.curriculum import KEYS
 
 CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
 
