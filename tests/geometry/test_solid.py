@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from benchmarks.visibility_reference import outside as reference_outside
 from conftest import shared
 from metasdf.geometry import rays
 from metasdf.geometry.bodies import (
@@ -200,7 +201,7 @@ def agreement(mesh, count=2000):
     pos, neg = sample_sdf(body, 20_000)
     rows = np.concatenate([pos, neg])
     chosen = np.random.default_rng(0).choice(len(rows), count, replace=False)
-    outside = outside(mesh, rows[chosen, :3].astype(float))
+    outside = reference_outside(mesh, rows[chosen, :3].astype(float))
     return np.mean(outside == (chosen < len(pos))), 1 - len(rows) / 20_000
 
 
