@@ -28,15 +28,15 @@ setup: .venv/ready
 	touch $@
 
 tables: setup
-	$(BIN)/python -m metasdf.preparation.shapes $(DEMO)/meshes --classes tables --count 208
-	$(BIN)/python 3D/scripts/preprocess.py $(DEMO)/meshes --out $(DEMO)/data --num_test 16 \
+	$(BIN)/metasdf shapes $(DEMO)/meshes --classes tables --count 208
+	$(BIN)/metasdf preprocess $(DEMO)/meshes --out $(DEMO)/data --num_test 16 \
 		--num_samples 50000
 
 demo: tables
-	$(BIN)/python 3D/scripts/run_train.py tables_tiny --overwrite
-	$(BIN)/python 3D/scripts/run_reconstruct.py tables_tiny --trajectories 1 \
+	$(BIN)/metasdf train tables_tiny --overwrite
+	$(BIN)/metasdf reconstruct tables_tiny --trajectories 1 \
 		--checkpoint $(DEMO)/tables_tiny/checkpoints/latest.pth
-	$(BIN)/python 3D/scripts/run_eval.py $(DEMO)/reconstructions \
+	$(BIN)/metasdf evaluate $(DEMO)/reconstructions \
 		--metrics $(DEMO)/metrics.json --gallery $(DEMO)/gallery.png
 
 test: setup

@@ -128,6 +128,17 @@ tables_tiny = {
     "resolution": 96,
 }
 
+# The same from points on the surface alone: a scan without normals will do.
+tables_levelset = {
+    **tables_tiny,
+    "output_dir": "../output/tables_levelset",
+    "reconstruction_output_dir": "../output/tables_levelset/reconstructions",
+    "context_mode": "levelset",
+    "LevelsetSamplesPerScene": 512,
+    "reconstruction_levelset_samples": 2048,
+    "reconstruction_steps": None,  # more steps than in training do harm from level sets
+}
+
 # For benchmarks/speed.py: the original values on the demo's data, with the demo's smaller network
 # and batches, and what gets as far in a fraction of the time.
 _SMALL = {

@@ -30,15 +30,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.visibility_reference import outside as reference_outside
-from metasdf.errors import InputError, run_command
+from metasdf.commands.console import run_command
+from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
-from metasdf.geometry.bodies import Body, find_body, sample_sdf
-from metasdf.geometry.drawing import render
-from metasdf.geometry.mesh import normalise
+from metasdf.geometry.bodies import Body, find_body
+from metasdf.geometry.body_sampling import sample_sdf
 from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.normalisation import normalise
+from metasdf.geometry.rendering import render
 from metasdf.geometry.sampling import sample_points
 from metasdf.geometry.sdf import measure, signed_distance
-from metasdf.preparation.discover import find_shapes
+from metasdf.preparation.discover import find_meshes
 from metasdf.preparation.shapes import make_shape
 
 NUM_SAMPLES = 500_000
@@ -81,16 +83,17 @@ def examine(path: Path) -> dict:
 def survey(results: Path, folders: list[str]) -> None:
     known = read_json(results) if results.is_file() else {}
     for folder in folders:
-        for shape in find_shapes(folder):
+        for source in find_meshes(folder):
+            _, category, instance = source.name
             try:
-                path = shape.mesh_file()
+                path = source.find_file()
             except InputError:  # several of one name: each by itself
-                paths = sorted((shape.source / shape.class_name).glob(shape.instance + ".*"))
+                paths = sorted((source.folder / category).glob(instance + ".*"))
             else:
                 paths = [path]
             for path in paths:
                 if str(path) not in known:
-                    known[str(path)] = {"class": shape.class_name} | examine(path)
+                    known[str(path)] = {"class": category} | examine(path)
                     write_json(results, known)
 
 
@@ -105,7 +108,7 @@ def reason(entry: dict) -> str:
 def tables(results: Path) -> None:
     entries = read_json(results).values()
     print("| class | meshes | winding number | visibility, no border | visibility |", end="")
-    print(" rejected: open | no thickness | unusable file |")
+    print(" rejected: open | zero thickness | unusable file |")
     print("|---|---|---|---|---|---|---|---|")
     classes = list(dict.fromkeys(entry["class"] for entry in entries))
     columns = ("winding number", "visibility, no border", "visibility")
@@ -116,17 +119,17 @@ def tables(results: Path) -> None:
         print(f"| {name} | {len(group)} |", *(f"{count[column]} |" for column in columns))
     print()
     print(
-        "| class | agreement: mean | least | meshes below 99.5 % | left out: median | most |",
+        "| class | agreement: mean | min | meshes below 99.5 % | left out: median | max |",
         end="",
     )
-    print(" seconds, sampled: median | most | seconds, rejected: median |")
+    print(" seconds, sampled: median | max | seconds, rejected: median |")
     print("|---|---|---|---|---|---|---|---|---|")
     groups = {name: [e for e in entries if e["class"] == name] for name in classes}
     groups["all"] = list(entries)
     drawn = [e for e in entries if e["class"] in DRAWN_FROM and e["status"] == "sampled"]
     if len(drawn) > NUM_DRAWN:
         order = np.random.default_rng(0).permutation(len(drawn))[:NUM_DRAWN]
-        groups[f"{NUM_DRAWN} drawn of {', '.join(DRAWN_FROM)}"] = [drawn[i] for i in order]
+        groups[f"{NUM_DRAWN} random {'s and '.join(DRAWN_FROM)}s"] = [drawn[i] for i in order]
     for name, group in groups.items():
         good = [entry for entry in group if entry["status"] == "sampled"]
         bad = [entry["seconds"] for entry in group if entry["status"] == "rejected"]
@@ -183,7 +186,7 @@ def statistics(results: Path, folder: Path) -> None:
         wider.append(sample_statistics(*sample_sdf(body, 100_000, test=True)))
         wider[-1]["samples"] *= NUM_SAMPLES // 100_000
     print(
-        f"| median (least ... most) | the {len(theirs)} given | our {len(planes)} planes | "
+        f"| median (min ... max) | {len(theirs)} ShapeNet planes | our {len(planes)} planes | "
         f"{len(wider)} of ours, --test |"
     )
     print("|---|---|---|---|")
@@ -328,7 +331,7 @@ def fill_holes(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
 
 
 def closed(files: list[str]) -> None:
-    print("| mesh | faces | signs as the exact winding number | distance, greatest difference |")
+    print("| mesh | faces | signs equal to the exact winding number | max distance error |")
     print("|---|---|---|---|")
     for name, mesh in named_meshes(files).items():
         mesh = fill_holes(mesh)
@@ -345,7 +348,8 @@ def closed(files: list[str]) -> None:
 
 def speed(files: list[str], repeats: int = 3) -> None:
     print(
-        f"| mesh | faces | method | {NUM_SAMPLES:,} samples | a point | a point, trimesh | ratio |"
+        f"| mesh | faces | method | {NUM_SAMPLES:,} samples | per point "
+        "| trimesh, per point | ratio |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, mesh in named_meshes(files).items():

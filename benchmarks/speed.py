@@ -1,21 +1,20 @@
-"""How fast, in how much memory: speed.py [--quick] [--only SECTION ...]
+"""Speed and memory: python -m benchmarks.speed [--quick] [--only SECTION ...]
 
-Every row is a ratio of two things measured side by side in one run: ours, and the dense method,
-the plain loop, the library one would take instead or what the machine can do at most. Sections:
+Every row compares two things measured side by side in one run: ours, and a baseline (the dense
+method, a plain loop, a common library) or the limit of the machine. Sections:
 
     mesh     meshing the paper's network: whole grid / only where the surface can be
     step     one meta-training step: a plain second-order loop / ours; share of the machine's rate
-    ideas    the same step: what it gains to leave out this and that
-    memory   one scene of planes_relu: keeping all graphs / recomputing inner steps
+    ideas    the same step: what could be gained by leaving something out
+    memory   one scene of planes_relu: without / with gradient checkpointing of inner steps
     data     batches of planes_relu: opening npz files anew / ours; start-up
     adapt    fitting a shape from 1,000 to 50,000 points: auto-decoder / MetaSDF
     quality  validation error against time: the paper's recipe / ours, both of the demo's size
     gpu      a step of the paper's network on a GPU: fp32 / TF32, bf16, compiled; where there is one
     growth   time and memory of a step against points, scenes, width and inner steps
 
-Writes all figures to RESULTS (benchmarks/results.json), and the tables with what they mean to
-DOCS/performance.md with its pictures. What has been measured before and is not asked for with
---only is kept.
+Writes all figures to RESULTS (benchmarks/results.json), and tables with text and pictures to
+DOCS/performance.md. With --only, earlier measurements of the other sections are kept.
 """
 
 import os
@@ -44,28 +43,30 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from experiments.timed import machine
-from metasdf.commands.arguments import CommandLine
-from metasdf.data.names import ShapeName
+from experiments.tables import machine
+from metasdf.api import training_tasks
+from metasdf.commands.command_line import CommandLine
+from metasdf.commands.console import run_command
+from metasdf.data.names import SDF_SAMPLES, ShapeName
 from metasdf.data.tasks import SDFDataset, check_shapes, to_device
-from metasdf.errors import InputError, run_command
+from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
-from metasdf.geometry.bodies import find_body, sample_sdf
-from metasdf.geometry.grid import POINTS_PER_CALL, lattice_points
-from metasdf.geometry.mesh import normalise
-from metasdf.geometry.sparse_grid import SparseLattice
+from metasdf.geometry.bodies import find_body
+from metasdf.geometry.body_sampling import sample_sdf
+from metasdf.geometry.grid import POINTS_PER_CALL, grid_coordinates
+from metasdf.geometry.normalisation import normalise
+from metasdf.geometry.sparse_grid import SparseGrid
 from metasdf.learning.curriculum import load_curriculum
 from metasdf.learning.device import keep_freed_memory, synchronize
 from metasdf.learning.gradients import MetaGradients
-from metasdf.learning.loop import begin_epoch, losses, outer_step, validate
+from metasdf.learning.loop import accumulate, outer_loop, validate
 from metasdf.learning.models import build_model
-from metasdf.learning.training import task_data, untrained
+from metasdf.learning.training import untrained
 from metasdf.maml import Method
-from metasdf.networks import BatchLinear, CoordinateNetwork, Params, meta_parameters
+from metasdf.networks import CoordinateNetwork, Params, meta_parameters
 from metasdf.preparation.shapes import make_shape
 
 ROOT = Path(__file__).resolve().parents[1]
-CURRICULUMS = ROOT / "3D" / "curriculums.py"
 CPU = torch.device("cpu")
 
 
@@ -93,7 +94,7 @@ Row = dict[str, Any]
 
 
 def row(what: str, theirs: float, ours: float, unit: str, **more: Any) -> Row:
-    """One line of a table: what it took the other way and ours, and the ratio."""
+    """One line of a table: the baseline's figure, ours, and the ratio."""
     return {
         "what": what,
         "theirs": theirs,
@@ -174,12 +175,12 @@ def meshed(file: str, plan: Plan, resolution: int) -> dict[str, float]:
         values = network(x)[:, 0]
         return values, values
 
-    lattice = SparseLattice(field, resolution, CPU)
+    grid = SparseGrid(field, resolution, CPU)
     start = time.perf_counter()
-    mesh = lattice.mesh()
+    mesh = grid.mesh()
     return {
         "seconds": time.perf_counter() - start,
-        "points": len(lattice.keys),
+        "points": len(grid.evaluated.keys),
         "vertices": len(mesh.vertices),
     }
 
@@ -190,7 +191,7 @@ def mesh(plan: Plan) -> list[Row]:
 
     def dense_call() -> float:
         with torch.no_grad():
-            return seconds(lambda: network(lattice_points(index, 256)))
+            return seconds(lambda: network(grid_coordinates(index, 256)))
 
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder, "network.pth"))
@@ -207,8 +208,8 @@ def mesh(plan: Plan) -> list[Row]:
                     ours["seconds"],
                     "s",
                     note=f"{ours['points'] / n**3:.1%} of the points, {ours['vertices']:,} "
-                    f"vertices, {peak:.2f} GiB; the dense time is that of {len(calls)} calls of "
-                    f"{POINTS_PER_CALL} points, scaled up",
+                    f"vertices, {peak:.2f} GiB; dense time extrapolated from {len(calls)} calls "
+                    f"of {POINTS_PER_CALL} points",
                     peak_gib=peak,
                 )
             )
@@ -230,7 +231,7 @@ def scene(plan: Plan, tasks: int, samples: int) -> dict[str, Any]:
 def paper_model(plan: Plan, **keys: Any) -> Method:
     keys = {"hidden_features": plan.hidden_features, "hidden_layers": plan.hidden_layers, **keys}
     torch.manual_seed(0)
-    return build_model(load_curriculum(CURRICULUMS, "planes_relu", keys)).train()
+    return build_model(load_curriculum("planes_relu", keys)).train()
 
 
 def plain_loop(model: Method, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -254,7 +255,7 @@ def plain_loop(model: Method, batch: Mapping[str, Any]) -> torch.Tensor:
 
 
 def demo_curriculum(plan: Plan, **keys: Any) -> dict[str, Any]:
-    return load_curriculum(CURRICULUMS, "tables_tiny", {**dict(plan.keys), **keys})
+    return load_curriculum("tables_tiny", {**dict(plan.keys), **keys})
 
 
 def demo_model(plan: Plan, **keys: Any) -> Method:
@@ -275,7 +276,7 @@ def take_step(
 ) -> None:
     """One meta-training step of ours, but for the optimiser's."""
     model.zero_grad()
-    losses(model, batch, scenes_per_microbatch, gradients or MetaGradients())
+    accumulate(gradients or MetaGradients(model), batch, scenes_per_microbatch)
 
 
 def step(plan: Plan) -> list[Row]:
@@ -305,7 +306,12 @@ def steps_of(
         take_step(model, batch)
     flops = counter.get_total_flops()
     our_step = partial(take_step, model, batch)
-    ways = (plain, our_step, partial(our_step, gradients=MetaGradients(compiled=True)), products)
+    ways = (
+        plain,
+        our_step,
+        partial(our_step, gradients=MetaGradients(model, compiled=True)),
+        products,
+    )
     loop, ours, compiled, limit = in_turns(plan, *ways)
     rate = 20 * 2 * points.numel() * width / limit
     share = f"{flops / 1e9:.0f} GFLOP of matrix products at the {rate / 1e9:.0f} GFLOP/s of "
@@ -316,21 +322,6 @@ def steps_of(
         row(f"{what}: plain loop / compiled", loop, compiled, "s"),
         row(f"{what}: matrix products alone / compiled", flops / rate, compiled, "s", note=share),
     ]
-
-
-class BmmLinear(BatchLinear):
-    """The layer without our derivatives, which lie in memory as the weights do."""
-
-    def forward(self, x: torch.Tensor, params: Params | None = None) -> torch.Tensor:
-        weight, bias = params["weight"], params["bias"]
-        return torch.baddbmm(bias.unsqueeze(-2), x, weight.transpose(-1, -2))
-
-
-def with_bmm(model: Method) -> Method:
-    for module in model.network.modules():
-        if isinstance(module, BatchLinear):
-            module.__class__ = BmmLinear
-    return model
 
 
 def ideas(plan: Plan) -> list[Row]:
@@ -344,7 +335,6 @@ def ideas_of(
 ) -> list[Row]:
     """A step with something more to do than ours, or with less than any could do without."""
     model, l1 = build(training_mode="multitask"), build(training_mode="l1")
-    bmm = with_bmm(build(training_mode="multitask"))
     x, y = batch["context"]
     asking = {**batch, "context": (x.clone().requires_grad_(), y)}
     network, weights = model.network, meta_parameters(model.network)
@@ -355,9 +345,8 @@ def ideas_of(
         for _ in range(10):
             network(x if params else x.flatten(0, 1), params)
 
-    transposed, coordinates, ours, simple, apart, together = in_turns(
+    coordinates, ours, simple, apart, together = in_turns(
         plan,
-        partial(take_step, bmm, batch),
         partial(take_step, model, asking),
         partial(take_step, model, batch),
         partial(take_step, l1, batch),
@@ -365,13 +354,10 @@ def ideas_of(
         partial(forward, None),
     )
     return [
+        row(f"{what}: with / without gradients of coordinates", coordinates, ours, "s"),
+        row(f"{what}: both loss terms / distance term only", ours, simple, "s"),
         row(
-            f"{what}: derivatives as `torch.bmm` gives them / as weights lie", transposed, ours, "s"
-        ),
-        row(f"{what}: gradients of coordinates too / not", coordinates, ours, "s"),
-        row(f"{what}: both terms of the loss / distance only", ours, simple, "s"),
-        row(
-            f"{what}: forward pass, weights of each scene / of all",
+            f"{what}: forward pass, per-scene / shared weights",
             apart / 10,
             together / 10,
             "s",
@@ -407,18 +393,18 @@ def memory(plan: Plan) -> list[Row]:
     (_, at_once), (_, in_parts) = peak_of(two), peak_of(partial(two, scenes_per_microbatch=1))
     return [
         row(
-            f"one scene of {plan.samples} samples: inner steps recomputed",
+            f"one scene of {plan.samples} samples: gradient checkpointing off / on",
             kept,
             less,
             "GiB",
-            note=f"the program itself takes {base:.2f} GiB; {slower / plain:.2f} times the time",
+            note=f"{base:.2f} GiB for the program itself; {slower / plain:.2f} times the time",
         ),
         row(
-            "two of them, so recomputed: both at once / one after the other",
+            "two such scenes, checkpointed: full batch / micro-batches of one",
             at_once,
             in_parts,
             "GiB",
-            note="of 32, too, one is held at a time",
+            note="a batch of 32 also holds one at a time",
         ),
     ]
 
@@ -432,12 +418,12 @@ def write_files(folder: Path, plan: Plan, files: int) -> list[ShapeName]:
     rows = rng.uniform(-1, 1, (plan.rows, 4)).astype(np.float32)
     names = [ShapeName("made", "planes", f"{i:05d}") for i in range(plan.shapes)]
     for i, name in enumerate(names):
-        path = name.file(folder, "SdfSamples", ".npz")
+        path = name.file(folder, SDF_SAMPLES)
         if i < files:
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, pos=np.abs(rows), neg=-np.abs(rows))
         else:
-            path.symlink_to(names[i % files].file(folder, "SdfSamples", ".npz"))
+            path.symlink_to(names[i % files].file(folder, SDF_SAMPLES))
     return names
 
 
@@ -445,7 +431,7 @@ def opened_anew(folder: Path, names: Sequence[ShapeName], count: int) -> dict[st
     """A batch, every file opened and read whole for it."""
     contexts, queries = [], []
     for name in names:
-        with np.load(name.file(folder, "SdfSamples", ".npz")) as file:
+        with np.load(name.file(folder, SDF_SAMPLES)) as file:
             halves = [file[part] for part in ("pos", "neg")]
         halves = [torch.from_numpy(rows[~np.isnan(rows).any(axis=1)]) for rows in halves]
         rows = torch.cat([h[torch.randint(len(h), (count // 2,))] for h in halves])
@@ -458,7 +444,7 @@ def data(plan: Plan) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         names = write_files(folder, plan, files=min(64, plan.shapes))
-        curriculum = load_curriculum(CURRICULUMS, "planes_relu")
+        curriculum = load_curriculum("planes_relu")
         size = curriculum["ScenesPerBatch"]
         count = curriculum["SDFSamplesPerScene"]
         start = seconds(lambda: check_shapes(folder, names, "dense"))
@@ -497,7 +483,7 @@ def fits(plan: Plan) -> list[Row]:
     models = {}
     for method in ("metasdf", "autodecoder"):
         torch.manual_seed(0)
-        curriculum = load_curriculum(CURRICULUMS, f"compare_{method}")
+        curriculum = load_curriculum(f"compare_{method}")
         models[method] = build_model(curriculum).eval()
     few = 10  # of the auto-decoder's steps: all take the same time
     share = models["autodecoder"].num_steps / few
@@ -511,7 +497,7 @@ def fits(plan: Plan) -> list[Row]:
                 lambda context=context: models["metasdf"].adapt(context),
             )
             shapes = "one shape" if tasks == 1 else f"{tasks} shapes at once"
-            what = f"fit {shapes}, {count} points, a shape"
+            what = f"fit {shapes}, {count} points per shape"
             rows.append(row(what, 1e3 * share * theirs / tasks, 1e3 * ours / tasks, "ms"))
     return rows
 
@@ -530,19 +516,20 @@ FAST = "tables_fast"
 def learned(name: str, plan: Plan) -> dict[str, list[float]]:
     """Validation error, in %, after so many processor seconds of training; validating is free."""
     torch.set_num_threads(1)
-    curriculum = load_curriculum(CURRICULUMS, name, dict(plan.keys))
-    data, validation, shapes, _ = task_data(curriculum)
-    model, optimizer, step_sizes = untrained(curriculum, len(shapes), CPU)
-    times, errors, spent, epoch = [], [], 0.0, 0
-    while spent < plan.learn_seconds and epoch < curriculum["num_epochs"]:
-        start = time.process_time()
-        begin_epoch(optimizer, step_sizes, curriculum, epoch)
-        for batch in data.batches(epoch):
-            outer_step(model, optimizer, batch, curriculum["gradient_clip"])
-        spent += time.process_time() - start
-        times.append(spent)
-        errors.append(validate(model, validation, CPU)[1])
-        epoch += 1
+    curriculum = load_curriculum(name, dict(plan.keys))
+    tasks = training_tasks(curriculum)
+    model, optimizer = untrained(curriculum, len(tasks.names), CPU)
+    times, errors, spent, start = [], [], 0.0, time.process_time()
+    for record in outer_loop(
+        *(model, optimizer, tasks.train, curriculum), num_epochs=curriculum["num_epochs"]
+    ):
+        if record.ends_epoch:
+            spent += time.process_time() - start
+            times.append(spent)
+            errors.append(validate(model, tasks.validation, CPU)[1])
+            if spent >= plan.learn_seconds:
+                break
+            start = time.process_time()
     return {"seconds": times, "error": errors}
 
 
@@ -592,13 +579,13 @@ def draw_quality(path: Path, found: Mapping[str, Any]) -> None:
 
 # GPU
 
-GPU_WAYS = {
-    "float32": MetaGradients(),
-    "TF32": MetaGradients("tf32"),
-    "bfloat16": MetaGradients("bfloat16"),
-    "float32, compiled": MetaGradients(compiled=True),
-    "TF32, compiled": MetaGradients("tf32", compiled=True),
-    "bfloat16, compiled": MetaGradients("bfloat16", compiled=True),
+GPU_WAYS = {  # precision, compiled
+    "float32": ("float32", False),
+    "TF32": ("tf32", False),
+    "bfloat16": ("bfloat16", False),
+    "float32, compiled": ("float32", True),
+    "TF32, compiled": ("tf32", True),
+    "bfloat16, compiled": ("bfloat16", True),
 }
 
 
@@ -606,10 +593,11 @@ def on_gpu(plan: Plan, device: torch.device) -> list[Row]:
     """Every way to compute the gradients of four scenes, beside float32; a whole batch's memory."""
     model = paper_model(plan).to(device)
     batch = to_device(scene(plan, 4, plan.samples), device)
+    ways = {how: MetaGradients(model, *chosen) for how, chosen in GPU_WAYS.items()}
     found: dict[str, torch.Tensor] = {}
 
     def take(how: str) -> None:
-        take_step(model, batch, gradients=GPU_WAYS[how])
+        take_step(model, batch, gradients=ways[how])
         synchronize(device)
         found[how] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
@@ -630,10 +618,10 @@ def whole_batch(plan: Plan, device: torch.device) -> list[Row]:
         torch.cuda.reset_peak_memory_stats(device)
         model = paper_model(plan, recompute_steps=recompute).to(device)
         batch = to_device(scene(plan, scenes, plan.samples), device)
-        losses(model, batch, 1, MetaGradients())
+        accumulate(MetaGradients(model), batch, 1)
         synchronize(device)
         peaks.append(torch.cuda.max_memory_allocated(device) / 2**30)
-    what = "memory: one scene / batch of 32, one at a time, steps recomputed"
+    what = "memory: one scene / batch of 32 in micro-batches of one, checkpointed"
     return [row(what, *peaks, "GiB")]
 
 
@@ -695,95 +683,96 @@ def draw_growth(path: Path, found: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the table: how it is measured, and what is to be said of it."""
+    """A section of the page: how it is measured, and its text."""
 
     measure: Callable[[Plan], Any]
     heading: str
     text: str
     picture: Callable[[Path, Any], None] | None = None
-    columns: tuple[str, str] = ("the other way", "ours")
+    columns: tuple[str, str] = ("baseline", "ours")
 
 
 SECTIONS = {
     "mesh": Section(
         mesh,
         "Meshing",
-        "The paper's network with positional encoding (8 x 512), fitted for a while to a "
-        "procedural chair, is meshed: over the whole grid, and only where the surface can be "
-        "(`metasdf/meshing.py`). Both give the same mesh, which tests check.",
+        "The paper's network with positional encoding (8 x 512), briefly fitted to a procedural "
+        "chair, is meshed by evaluating the whole grid, and by evaluating it only where the "
+        "surface can be (`metasdf/geometry/sparse_grid.py`). Both give the same mesh, which tests "
+        "check.",
     ),
     "step": Section(
         step,
-        "A step of training",
-        "A meta-training step of `planes_relu` for two scenes of a quarter of its samples, and one "
-        "of the demo, `tables_tiny`, a SIREN of 128 x 3: second-order MAML as one would write it "
-        "down, scene by scene; all scenes at once, as `run_train.py` does it; and compiled "
-        "(`--compile true`), which fuses what lies between the matrix products. None of them "
-        "forms gradients with respect to coordinates. The last row of each says what share of the "
-        "machine's rate is reached: the time of the matrix products alone, at the rate of a "
-        "product of the same size, over the time of the whole step.",
+        "Training step",
+        "A meta-training step of `planes_relu` with two scenes of a quarter of its samples, and "
+        "one of the demo, `tables_tiny`, a SIREN of 128 x 3, in three versions: a plain "
+        "second-order MAML loop, scene by scene; all scenes at once, as in `metasdf train`; and "
+        "compiled (`--compile true`), which fuses the operations between the matrix products. None "
+        "of them computes gradients with respect to coordinates. The last row of each network "
+        "gives the share of the machine's speed that is reached: the time of the matrix products "
+        "alone, at the rate of a product of the same size, over the time of the whole step.",
     ),
     "ideas": Section(
         ideas,
-        "What there is to leave out",
-        "What is or might be spared in such a step (for the paper's network of two scenes with a "
-        "twelfth of its samples), each beside the step without it. Derivatives of `torch.bmm` lie "
-        "transposed in memory, slow to add to what is not: those of `metasdf/networks.py` do not. "
-        "Gradients of coordinates: no step forms them. Fusing both terms of the loss could gain "
-        "no more than leaving one out does. In the first inner step all scenes still have the "
-        "same weights: a forward pass with a copy for each scene, as it is, and with one for all.",
+        "What could be left out",
+        "What is or could be saved in such a step (for the paper's network: two scenes with a "
+        "twelfth of its samples), each compared with the step without it. Gradients of "
+        "coordinates: no step computes them. Both loss terms: fusing them could gain no more than "
+        "leaving one out. Forward pass: in the first inner step all scenes still share their "
+        "weights, which are copied per scene at present.",
         columns=("with", "without"),
     ),
     "memory": Section(
         memory,
         "Memory",
-        "The most memory of a process that takes one meta-training step of one whole scene of "
-        "`planes_relu`, with `recompute_steps` false and true, and of two with "
-        "`scenes_per_microbatch` 1. The gradients are the same, which tests check.",
+        "Peak memory of a process that takes one meta-training step on one whole scene of "
+        "`planes_relu`, with gradient checkpointing (`recompute_steps`) off and on, and on two "
+        "scenes with gradient accumulation (`scenes_per_microbatch` 1). The gradients are the "
+        "same, which tests check.",
     ),
     "data": Section(
         data,
         "Data",
-        "Batches of `planes_relu` from files of half a million samples: each npz file opened and "
-        "read for each batch, and ours, which reads the rows it draws, in the background while the "
-        "last batch is used. For a GPU a batch is 12 MB to copy: to keep half a million samples a "
-        "shape there would gain nothing.",
+        "Batches of `planes_relu` from files of half a million samples: opening and reading each "
+        "npz file for each batch, and ours, which reads only the rows it draws, in the background "
+        "while the previous batch is used. For a GPU, a batch is a copy of 12 MB: keeping half a "
+        "million samples per shape there would gain nothing.",
     ),
     "adapt": Section(
         adapt,
         "Fitting a new shape",
-        "Milliseconds for one shape, `compare_autodecoder` with its 800 steps (of which 10 are "
-        "timed) and `compare_metasdf` with 5. The auto-decoder takes 1024 of the points in each "
-        "step, MetaSDF all of them, so that the more points, the smaller its lead.",
+        "Milliseconds per shape, for `compare_autodecoder` with its 800 steps (of which 10 are "
+        "timed) and `compare_metasdf` with 5. The auto-decoder uses 1024 of the points in each "
+        "step, MetaSDF all of them, so MetaSDF's lead shrinks as the number of points grows.",
     ),
     "quality": Section(
         quality,
         "Time to quality",
-        "Validation error against time of training, on the demo's tables. The paper's recipes "
-        "have the original values of `planes_relu` and `planes_pe`, but the demo's network of 128 "
-        "x 3 and batches of 8 tables with 1024 samples. `tables_fast` is the demo with twice the "
-        "step size, falling along a cosine over 10 epochs instead of 52. Processor time of one "
-        "core. The ratio is of the times at which each first has the error that the recipe ends "
-        "with, or the worse one that `tables_fast` ends with, all errors being the median of five "
-        "validations in turn; the recipes are cut off long before their last epoch, the demo's "
-        "own before its step size falls.",
+        "Validation error against training time, on the demo's tables. The paper's recipes have "
+        "the original values of `planes_relu` and `planes_pe`, but the demo's network of 128 x 3 "
+        "and batches of 8 tables with 1024 samples. `tables_fast` is the demo with twice the step "
+        "size, decaying along a cosine over 10 epochs instead of 52. Times are processor time on "
+        "one core. The ratio is of the times to reach the recipe's final error or that of "
+        "`tables_fast`, whichever is worse; errors are running medians of five validations. The "
+        "paper's recipes are cut off long before their last epoch, the demo's before its step size "
+        "drops.",
         draw_quality,
     ),
     "gpu": Section(
         gpu,
         "On a GPU",
-        "A meta-training step of `planes_relu` for four whole scenes, in other precisions "
-        "(`--precision`) and compiled (`--compile true`), beside float32 as it is without; and "
-        "how much memory the batch of 32 scenes takes with `--scenes_per_microbatch 1 "
+        "A meta-training step of `planes_relu` with four whole scenes, at other precisions "
+        "(`--precision`) and compiled (`--compile true`), compared with uncompiled float32; and "
+        "the memory of the batch of 32 scenes with `--scenes_per_microbatch 1 "
         "--recompute_steps true`.",
     ),
     "growth": Section(
         growth,
-        "As work grows",
-        "Time and peak memory of a meta-training step of the paper's network, a quarter as wide "
-        "and with three inner steps, one thing growing at a time. All but the program's own memory "
-        "is proportional to samples, scenes and inner steps; as the network becomes wider, the "
-        "time of its matrix products grows with the square.",
+        "Scaling",
+        "Time and peak memory of a meta-training step of the paper's network, at a quarter of its "
+        "width and with three inner steps, as one quantity grows at a time. Apart from the "
+        "program's own memory, both are proportional to samples, scenes and inner steps; the time "
+        "of the matrix products grows with the square of the width.",
         draw_growth,
     ),
 }
@@ -792,18 +781,18 @@ SECTIONS = {
 def tables(found: Mapping[str, Any]) -> str:
     """What was measured as Markdown."""
     lines = [
-        "# How fast, in how much memory",
+        "# Speed and memory",
         "",
-        "`make bench` measures all of it; each ratio is of two things measured side by side in one "
-        "run. Times are medians of several turns, but for meshing, whole scenes, 32 shapes at once "
-        "and training, which take long and are measured once. This file is written by the "
-        "command, all figures are in [results.json](../benchmarks/results.json).",
+        "`make bench` measures everything on this page and writes it; each ratio compares two "
+        "things measured side by side in one run. Times are medians of several rounds, except for "
+        "meshing, whole scenes, 32 shapes at once and training, which take long and are measured "
+        "once. All figures are in [results.json](../benchmarks/results.json).",
     ]
     for name, section in SECTIONS.items():
         lines += ["", f"## {section.heading}", "", f"    python -m benchmarks.speed --only {name}"]
         lines += ["", section.text, ""]
         if (of := found["sections"].get(name)) is None:
-            lines.append("Not measured yet: the command fills in what is missing.")
+            lines.append("Not measured yet; the command adds the results.")
             continue
         if section.picture:
             lines += [f"![{section.heading}]({name}.png)", ""]

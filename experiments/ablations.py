@@ -1,4 +1,4 @@
-"""What each choice of the method is worth, measured: python -m experiments.ablations [--quick]
+"""Measure what each choice of the method is worth: python -m experiments.ablations [--quick]
 
     steps        inner steps K in training, and steps at test time of one model
     step_sizes   the six kinds of learned step sizes
@@ -6,19 +6,17 @@
     networks     ReLU, positional encoding, SIREN
     seeds        the same run with other seeds: the noise of all the above
 
-Trains small models on one core and writes docs/ablations/*.png, docs/ablations/ablations.json
-and the tables of docs/ablations.md, between its <!-- marks -->. Run again after an interruption,
-it goes on; finished runs are read from output/ablations/*.json. Any curriculum key can be
-overridden; the base is the curriculum tables_tiny with the keys below.
+Trains small models, one a core, and writes docs/ablations/*.png, docs/ablations/ablations.json and
+the tables of docs/ablations.md, between its <!-- marks -->. Finished runs are read from
+output/ablations/*.json, and an interrupted one is continued. Any curriculum key can be overridden;
+the base is the curriculum tables_tiny with the keys below.
 """
 
 import os
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
-import contextlib
 import dataclasses
-import io
 import math
 import shutil
 import sys
@@ -29,45 +27,58 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from experiments.ablations_report import write_report
-from metasdf.commands.arguments import CommandLine
+from experiments.command import ROOT
+from experiments.sweep import CPU, latest_checkpoint, logged, side_by_side
+from metasdf.api import train
+from metasdf.commands.arguments import CurriculumCommandLine
+from metasdf.commands.command_line import whole_number
+from metasdf.commands.console import run_command
 from metasdf.data.names import write_split
 from metasdf.data.samples import Samples
 from metasdf.data.tasks import Task
-from metasdf.errors import InputError, run_command
-from metasdf.evaluation.evaluate import mesh_chamfer
+from metasdf.errors import InputError
+from metasdf.evaluation.folder import mesh_chamfer
 from metasdf.files import read_json, write_json
 from metasdf.geometry.grid import NoSurfaceError
 from metasdf.learning.checkpoints import load_model
 from metasdf.learning.curriculum import load_curriculum
 from metasdf.learning.loop import DivergedError
-from metasdf.learning.training import train, usable_split
+from metasdf.learning.training import usable_split
 from metasdf.losses import misclassified_percentage
 from metasdf.maml import Method
 from metasdf.reconstruction.fitting import held_out_task, reconstruct_shape, shape_rng
 from metasdf.step_sizes import STEP_SIZE_TYPES
 
-ROOT = Path(__file__).resolve().parents[1]
-CPU = torch.device("cpu")
-VALIDATION_SHARE = 12  # one training shape of so many is kept back to choose init_lr by
+VALIDATION_EVERY = 12  # every so many-th training shape is kept back to choose init_lr by
 
 Changes = dict[str, Any]  # the curriculum keys in which a run differs from the base
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is tried, on what budget."""
+    """What is varied, and how much is done.
 
-    keys: Mapping[str, Any]  # of the base, on top of tables_tiny
-    inner_steps: Sequence[int]  # in training and at test time
-    test_steps: Sequence[int]  # of the base, at test time
-    static_lrs: Sequence[float]  # as "static" cannot learn its step size
+    Attributes:
+        keys: of the base, on top of tables_tiny.
+        inner_steps: numbers of inner steps K, in training and at test time.
+        test_steps: numbers of steps at test time, for the base.
+        static_lrs: candidates of init_lr for "static" step sizes, which are not learned.
+        network_lrs: candidates of init_lr for each kind of network.
+        seeds: of the base.
+        points: of the error curves; an interrupted run goes on from the last one.
+        chamfer_shapes: how many test shapes are meshed, the first ones.
+    """
+
+    keys: Mapping[str, Any]
+    inner_steps: Sequence[int]
+    test_steps: Sequence[int]
+    static_lrs: Sequence[float]
     network_lrs: Mapping[str, Sequence[float]]
     seeds: Sequence[int]
-    points: int  # of the error curves; an interrupted run goes on from the last
-    chamfer_shapes: int  # the first so many test shapes are meshed
+    points: int
+    chamfer_shapes: int
 
 
 FULL = Plan(
@@ -109,7 +120,7 @@ class Variant(NamedTuple):
 
 
 def studies(base: Mapping[str, Any], plan: Plan) -> dict[str, list[Variant]]:
-    """What is compared with what, by name of the study."""
+    """The variants that each study compares, by its name."""
     twice = {key: 2 * base[key] for key in ("num_epochs", "lr_decay_epochs")}
     step_size_lrs = {"static": [{"init_lr": lr} for lr in plan.static_lrs]}
     return {
@@ -132,34 +143,36 @@ def studies(base: Mapping[str, Any], plan: Plan) -> dict[str, list[Variant]]:
 
 
 def run_name(changes: Changes) -> str:
-    """Where a run lies below the work folder."""
+    """A run's name and its folder below the work folder."""
     return ",".join(f"{key}={value}" for key, value in changes.items()) or "base"
 
 
-# Runs.
+# Runs
 
 
-class Bench:
-    """Trains and measures runs, each once; a finished one is read from its file."""
+class Ablations:
+    """All runs of a plan, each trained and measured once; finished ones are read from their files.
+
+    Args:
+        base: the complete curriculum that every run differs from in a few keys.
+        plan: what is varied.
+        work: an absolute path, the folder of the runs.
+
+    Raises:
+        InputError: the base's method has no inner loop, or there are too few shapes.
+    """
 
     def __init__(self, base: Mapping[str, Any], plan: Plan, work: Path) -> None:
         if base["method"] != "metasdf":
             raise InputError(f"method: {base['method']!r} has no inner loop to vary; take metasdf")
-        self.plan = plan
-        self.work = work
+        self.plan, self.work = plan, work
         training, left_out = usable_split(base, "train_split")
         test, test_left_out = usable_split(base, "test_split")
-        self.left_out = left_out + test_left_out
-        self.chamfer_shapes = []
-        for samples in test[: plan.chamfer_shapes]:
-            try:
-                samples.surface()
-                self.chamfer_shapes.append(samples.shape)
-            except InputError as error:
-                print(f"no Chamfer distance: {error}", file=sys.stderr)
-                self.left_out += 1
+        self.chamfer_shapes = shapes_with_surface(test[: plan.chamfer_shapes])
+        missing = min(plan.chamfer_shapes, len(test)) - len(self.chamfer_shapes)
+        self.left_out = left_out + test_left_out + missing
         names = [samples.shape for samples in training]
-        self.validation_shapes = names[::VALIDATION_SHARE]
+        self.validation_shapes = names[::VALIDATION_EVERY]
         self.training_shapes = [name for name in names if name not in self.validation_shapes]
         self.test_shapes = [samples.shape for samples in test]
         if not self.training_shapes:
@@ -177,32 +190,32 @@ class Bench:
         self.test = [held_out_task(self.base, s, CPU) for s in self.test_shapes]
 
         self.studies = studies(self.base, plan)
-        self.runs = {  # each once, though it may stand in several studies
+        self.runs = {  # each once, though several studies may share it
             run_name(changes): changes
             for changes in map(self.differing, self.candidates(*self.studies))
         }
-        self.curved = {run_name(self.differing(c)) for c in self.candidates("order")}
+        self.with_curve = {run_name(self.differing(c)) for c in self.candidates("order")}
 
     def candidates(self, *names: str) -> Iterator[Changes]:
+        """Every candidate of the named studies."""
         for name in names:
             for variant in self.studies[name]:
                 yield from variant.candidates
 
     def differing(self, changes: Changes) -> Changes:
+        """The changes without those that leave the base as it is."""
         return {key: value for key, value in changes.items() if self.base[key] != value}
 
     def outer_steps(self, changes: Changes, epochs: int) -> int:
+        """The outer steps of so many epochs."""
         batch = {**self.base, **changes}["ScenesPerBatch"]
         return epochs * math.ceil(len(self.training_shapes) / batch)
 
-    def inner_steps(self, changes: Changes, epochs: int) -> int:
-        """What the progress bar counts: a run's time grows with it."""
-        return self.outer_steps(changes, epochs) * {**self.base, **changes}["num_meta_steps"]
-
     def record(self, changes: Changes) -> dict[str, Any]:
-        """A run's record as far as it has come, {"curriculum", "points"} at first."""
-        file = self.work / f"{run_name(changes)}.json"
-        curriculum = {**self.base, **changes, "output_dir": str(self.work / run_name(changes))}
+        """A run's record as far as it has come: {"curriculum", "points"} at first."""
+        file = self.record_file(changes)
+        folder = self.work / run_name(changes)
+        curriculum = {**self.base, **changes, "output_dir": str(folder)}
         if not file.is_file():
             return {"curriculum": curriculum, "points": []}
         record = read_json(file)
@@ -210,84 +223,83 @@ class Bench:
             raise InputError(f"{file}: is of other settings; delete it or give another --work")
         return record
 
-    def all(self) -> dict[str, dict[str, Any]]:
-        """Every run's record, trained and measured where that was still to be done."""
-        records = {name: self.record(changes) for name, changes in self.runs.items()}
-        totals = {
-            name: self.inner_steps(changes, records[name]["curriculum"]["num_epochs"])
-            for name, changes in self.runs.items()
-        }
-        done = {
-            name: totals[name]
-            if "error" in records[name]
-            else self.inner_steps(changes, last_epoch(records[name]))
-            for name, changes in self.runs.items()
-        }
-        progress = tqdm(
-            total=sum(totals.values()),
-            initial=sum(done.values()),
-            desc="ablations",
-            unit="inner step",
-            unit_scale=True,
-            disable=None,
-        )
-        torch.optim.Adam([torch.zeros(1)])  # the first one loads half a second's worth of modules
-        with progress:
-            for name, changes in self.runs.items():
-                progress.set_postfix_str(name)
-                self.complete(changes, records[name], progress)
-        return records
+    def record_file(self, changes: Changes) -> Path:
+        """The file of a run's record."""
+        return self.work / f"{run_name(changes)}.json"
 
-    def complete(self, changes: Changes, record: dict[str, Any], progress: tqdm) -> None:
-        """Train and measure what a record lacks; it is saved after each point."""
-        file = self.work / f"{run_name(changes)}.json"
-        if "test" in record or "error" in record:
-            return
+    def complete_all(self, processes: int | None) -> tuple[dict[str, dict[str, Any]], int]:
+        """Every run's record by name, and how many runs failed; what is missing is done now."""
+        records = {name: self.record(changes) for name, changes in self.runs.items()}
+        missing = {name: self.runs[name] for name in records if not is_finished(records[name])}
+        done, failed = side_by_side(self.complete, missing, processes)
+        return {**records, **done}, failed
+
+    def complete(self, changes: Changes) -> dict[str, Any]:
+        """Train and measure what a run's record lacks; it is saved after each point."""
+        record = self.record(changes)
+        if is_finished(record):
+            return record
+        torch.optim.Adam([torch.zeros(1)])  # the first one loads half a second's worth of modules
+        try:
+            with logged(self.work / run_name(changes)):
+                self.train(changes, record)
+        except DivergedError as error:
+            record["error"] = str(error)
+            print(f"{run_name(changes)}: {error}", file=sys.stderr)
+        else:
+            self.measure(changes, record)
+        write_json(self.record_file(changes), record)
+        return record
+
+    def train(self, changes: Changes, record: dict[str, Any]) -> None:
+        """Train from the last point of a record to the end, adding points.
+
+        Raises:
+            DivergedError: no step of an epoch had a finite meta-gradient.
+        """
         curriculum, points = record["curriculum"], record["points"]
-        epochs = curriculum["num_epochs"]
-        every = max(1, epochs // self.plan.points)
-        if 0 < last_epoch(record) < epochs:  # what was trained since was not timed to its end
-            shutil.copyfile(self.checkpoint(record, last_epoch(record), every), latest(record))
+        epochs, every = curriculum["num_epochs"], self.epochs_between_points(record)
+        checkpoint = latest_checkpoint(curriculum)
+        if 0 < last_epoch(record) < epochs:  # training since then was interrupted, and not timed
+            shutil.copyfile(self.checkpoint(record, last_epoch(record)), checkpoint)
         for epoch in sorted({*range(every, epochs, every), epochs}):
             if epoch <= last_epoch(record):
                 continue
             until = {**curriculum, "num_epochs": epoch, "checkpoint_every": every}
-            before = self.inner_steps(changes, last_epoch(record))
-            start = time.process_time()  # others may use the machine meanwhile
-            try:
-                messages = train_quietly(until, load=bool(points), overwrite=not points)
-            except DivergedError as error:
-                record["error"] = str(error)
-                write_json(file, record)
-                progress.write(f"{run_name(changes)}: {error}", file=sys.stderr)
-                progress.update(self.inner_steps(changes, epochs) - before)
-                return
+            start = time.process_time()  # of this process, as others may use the machine meanwhile
+            train(until, device=CPU, load=bool(points), overwrite=not points)
             seconds = time.process_time() - start + (points[-1]["seconds"] if points else 0)
-            if messages:
-                progress.write(f"{run_name(changes)}: {messages}", file=sys.stderr)
             outer_steps = self.outer_steps(changes, epoch)
             points.append({"epoch": epoch, "outer_steps": outer_steps, "seconds": seconds})
-            write_json(file, record)
-            progress.update(self.inner_steps(changes, epoch) - before)
-        model, _ = load_model(latest(record))
-        record["validation"] = measure(model, self.validation)
-        record["test"] = measure(model, self.test)
-        record["chamfer"] = self.chamfers(model)
+            write_json(self.record_file(changes), record)
+
+    def measure(self, changes: Changes, record: dict[str, Any]) -> None:
+        """Add a trained run's errors to its record."""
+        model = load_model(latest_checkpoint(record["curriculum"]))
+        record["validation"] = measure_tasks(model, self.validation)
+        record["test"] = measure_tasks(model, self.test)
+        record["chamfer"] = self.chamfer_distances(model)
         if not changes:
-            record["test_steps"] = {k: measure(model, self.test, k) for k in self.plan.test_steps}
-        if run_name(changes) in self.curved:
-            for point in points:
-                model, _ = load_model(self.checkpoint(record, point["epoch"], every))
-                point["test"] = measure(model, self.test)
-        write_json(file, record)
+            steps = self.plan.test_steps
+            record["test_steps"] = {str(k): measure_tasks(model, self.test, k) for k in steps}
+        if run_name(changes) in self.with_curve:
+            for point in record["points"]:
+                model = load_model(self.checkpoint(record, point["epoch"]))
+                point["test"] = measure_tasks(model, self.test)
 
-    def checkpoint(self, record: Mapping[str, Any], epoch: int, every: int) -> Path:
-        """The weights after an epoch at which there is a point."""
-        return latest(record) if epoch % every else latest(record).with_name(f"{epoch:04d}.pth")
+    def epochs_between_points(self, record: Mapping[str, Any]) -> int:
+        """How many epochs lie between the points of a run's curve."""
+        return max(1, record["curriculum"]["num_epochs"] // self.plan.points)
 
-    def chamfers(self, model: Method) -> list[float | None]:
+    def checkpoint(self, record: Mapping[str, Any], epoch: int) -> Path:
+        """The checkpoint after an epoch at which there is a point."""
+        latest = latest_checkpoint(record["curriculum"])
+        numbered = epoch % self.epochs_between_points(record) == 0
+        return latest.with_name(f"{epoch:04d}.pth") if numbered else latest
+
+    def chamfer_distances(self, model: Method) -> list[float | None]:
         """Chamfer distances of the first test shapes, None where the field has no surface."""
-        distances = []
+        distances: list[float | None] = []
         for shape in self.chamfer_shapes:
             try:
                 mesh, _ = reconstruct_shape(model, self.base, shape, CPU)
@@ -301,29 +313,39 @@ class Bench:
         return distances
 
 
-def latest(record: Mapping[str, Any]) -> Path:
-    return Path(record["curriculum"]["output_dir"], "checkpoints", "latest.pth")
+def shapes_with_surface(test: Sequence[Samples]) -> list[Any]:
+    """The names of those shapes that have surface samples; the others are reported."""
+    shapes = []
+    for samples in test:
+        try:
+            samples.surface()
+            shapes.append(samples.shape)
+        except InputError as error:
+            print(f"no Chamfer distance: {error}", file=sys.stderr)
+    return shapes
+
+
+def is_finished(record: Mapping[str, Any]) -> bool:
+    """Whether a run has been measured, or has diverged."""
+    return "test" in record or "error" in record
 
 
 def last_epoch(record: Mapping[str, Any]) -> int:
+    """The epoch of a record's last point; 0 if it has none."""
     return record["points"][-1]["epoch"] if record["points"] else 0
 
 
-def train_quietly(curriculum: Mapping[str, Any], load: bool, overwrite: bool) -> str:
-    """Train without a bar of its own; what it said on stderr."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        train(curriculum, CPU, load=load, overwrite=overwrite)
-    return said.getvalue().strip()
-
-
 @torch.no_grad()
-def measure(model: Method, tasks: Sequence[Task], num_steps: int | None = None) -> dict[str, Any]:
-    """Adapt to each task's context and judge on its query, which was not in the context.
+def measure_tasks(
+    model: Method, tasks: Sequence[Task], num_steps: int | None = None
+) -> dict[str, Any]:
+    """Adapt to each task's context and measure the error at its query, which is held out.
 
-    misclassified: share of samples on the wrong side, %, one number per task. distance_error:
-    mean |difference| of signed distances, in the normalised frame; outer_loss: with the model's
-    own learned weights of its terms. Both are means over the tasks, None if not finite.
+    Returns:
+        "misclassified": percentage of query points on the wrong side, one number per task.
+        "distance_error": mean absolute error of signed distances, in the normalised frame.
+        "outer_loss": with the model's own learned weights of its terms. The last two are means
+        over the tasks, None if not finite.
     """
     misclassified, distance_error, outer_loss = [], [], []
     for task in tasks:
@@ -340,118 +362,134 @@ def measure(model: Method, tasks: Sequence[Task], num_steps: int | None = None) 
 
 
 def finite_mean(values: Sequence[float]) -> float | None:
+    """The mean; None if it is not finite, as JSON has no such numbers."""
     mean = float(np.mean(values))
     return mean if math.isfinite(mean) else None
 
 
-# Results.
+# Results
+
+SHOWN_KEYS = (  # of the base
+    *("network", "hidden_layers", "hidden_features", "num_meta_steps", "lr_type", "init_lr"),
+    *("first_order", "training_mode", "context_mode", "SDFSamplesPerScene", "ScenesPerBatch"),
+    *("lr", "num_epochs", "lr_decay_epochs", "lr_decay_factor", "seed"),
+    *("reconstruction_sdf_samples", "resolution"),
+)
 
 
-def collect(bench: Bench, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(ablations: Ablations, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """All figures, as written to ablations.json."""
-    base = bench.base
-    keys = (
-        *("network", "hidden_layers", "hidden_features", "num_meta_steps", "lr_type", "init_lr"),
-        *("first_order", "training_mode", "context_mode", "SDFSamplesPerScene", "ScenesPerBatch"),
-        *("lr", "num_epochs", "lr_decay_epochs", "lr_decay_factor", "seed"),
-        *("reconstruction_sdf_samples", "resolution"),
-    )
+    base = ablations.base
+    seconds = [r["points"][-1]["seconds"] for r in records.values() if r["points"]]
     return {
         "setting": {
-            "base": {key: base[key] for key in keys},
-            "training_shapes": len(bench.training_shapes),
-            "validation_shapes": len(bench.validation_shapes),
-            "test_shapes": len(bench.test_shapes),
-            "chamfer_shapes": len(bench.chamfer_shapes),
-            "left_out": bench.left_out,
-            "outer_steps": bench.outer_steps({}, base["num_epochs"]),
+            "base": {key: base[key] for key in SHOWN_KEYS},
+            "training_shapes": len(ablations.training_shapes),
+            "validation_shapes": len(ablations.validation_shapes),
+            "test_shapes": len(ablations.test_shapes),
+            "chamfer_shapes": len(ablations.chamfer_shapes),
+            "left_out": ablations.left_out,
+            "outer_steps": ablations.outer_steps({}, base["num_epochs"]),
             "runs": len(records),
-            "training_seconds": sum(
-                r["points"][-1]["seconds"] for r in records.values() if r["points"]
-            ),
+            "training_seconds": sum(seconds),
             "torch": torch.__version__,
         },
         "studies": {
-            name: [row(bench, variant, records) for variant in variants]
-            for name, variants in bench.studies.items()
+            name: [variant_figures(ablations, variant, records) for variant in variants]
+            for name, variants in ablations.studies.items()
         },
         "test_steps": [
-            {"steps": int(k), **summary(measured)}
+            {"steps": int(k), **mean_errors(measured)}
             for k, measured in records["base"].get("test_steps", {}).items()
         ],
     }
 
 
-def row(bench: Bench, variant: Variant, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One variant's figures: those of the candidate that is best on the validation shapes."""
+def variant_figures(
+    ablations: Ablations, variant: Variant, records: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A row's figures: those of the candidate that is best on the validation shapes."""
     tried = []
     for changes in variant.candidates:
-        record = records[run_name(bench.differing(changes))]
-        failed = "error" in record
-        tried.append(
-            {
-                "changes": changes,
-                "error": record.get("error"),
-                "validation": None if failed else summary(record["validation"]),
-            }
-        )
-    usable = [t for t in tried if not t["error"]]
-    result: dict[str, Any] = {"label": variant.label, "tried": tried, "chosen": None}
-    if not usable:
-        return result
-    best = min(usable, key=lambda t: t["validation"]["misclassified"])
-    record = records[run_name(bench.differing(best["changes"]))]
+        record = records[run_name(ablations.differing(changes))]
+        error = record.get("error")
+        validation = None if error else mean_errors(record["validation"])
+        tried.append({"changes": changes, "error": error, "validation": validation})
+    row: dict[str, Any] = {"label": variant.label, "tried": tried, "chosen": None}
+    converged = [t for t in tried if not t["error"]]
+    if not converged:
+        return row
+    best = min(converged, key=lambda t: t["validation"]["misclassified"])
+    record = records[run_name(ablations.differing(best["changes"]))]
     last = record["points"][-1]
-    result |= {
+    return row | {
         "chosen": best["changes"],
         "outer_steps": last["outer_steps"],
         "seconds": last["seconds"],
-        **summary(record["test"]),
+        **mean_errors(record["test"]),
         "misclassified_by_shape": record["test"]["misclassified"],
         "chamfer_by_shape": record["chamfer"],
         "curve": [
-            {"outer_steps": p["outer_steps"], "seconds": p["seconds"], **summary(p["test"])}
+            {"outer_steps": p["outer_steps"], "seconds": p["seconds"], **mean_errors(p["test"])}
             for p in record["points"]
             if "test" in p
         ],
     }
-    return result
 
 
-def summary(measured: Mapping[str, Any]) -> dict[str, float | None]:
-    """Means over shapes, and the standard error of the misclassified share."""
+def mean_errors(measured: Mapping[str, Any]) -> dict[str, float | None]:
+    """Means over shapes, and the standard error of the misclassified percentage."""
     values = np.array(measured["misclassified"])
+    several = len(values) > 1
     return {
         "misclassified": float(values.mean()),
-        "standard_error": float(values.std(ddof=1) / math.sqrt(len(values)))
-        if len(values) > 1
-        else None,
+        "standard_error": float(values.std(ddof=1) / math.sqrt(len(values))) if several else None,
         "distance_error": measured["distance_error"],
         "outer_loss": measured["outer_loss"],
     }
 
 
-# The command.
+# The command
 
 
-def ablate(base: Mapping[str, Any], plan: Plan, work: Path, docs: Path) -> int:
-    """Train and measure what is not yet there, then write everything below `docs`.
+def ablate(
+    base: Mapping[str, Any], plan: Plan, work: Path, docs: Path, processes: int | None = None
+) -> int:
+    """Train and measure what is not done yet, then write everything below `docs`.
 
-    Returns how many shapes were left out and how many variants diverged.
+    Args:
+        base: a complete curriculum.
+        plan: what is varied.
+        work: an absolute path, the folder of the runs.
+        docs: folder of ablations.md and of ablations/.
+        processes: runs at once; None: as many as there are cores.
+
+    Returns:
+        How many shapes were left out, runs failed and variants diverged. Nothing is written if a
+        run failed.
+
+    Raises:
+        InputError: see `Ablations`; or a record in `work` is of other settings.
     """
-    bench = Bench(base, plan, work)
-    results = collect(bench, bench.all())
+    ablations = Ablations(base, plan, work)
+    records, failed = ablations.complete_all(processes)
+    if failed:
+        print(f"no tables: {failed} of {len(records)} runs failed; what is finished is kept")
+        return failed
+    results = summarise(ablations, records)
     write_report(docs, results)
     print(f"{results['setting']['runs']} runs: {docs / 'ablations.md'}")
     rows = [r for study in results["studies"].values() for r in study]
-    return bench.left_out + sum(r["chosen"] is None for r in rows)
+    return ablations.left_out + sum(r["chosen"] is None for r in rows)
 
 
 def main() -> int:
-    parser = CommandLine(description=__doc__)
+    """Run the command; the exit code."""
+    parser = CurriculumCommandLine(prog="python -m experiments.ablations", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute or two: does it run?")
     parser.add_argument("--work", type=Path, help="folder for runs (output/ablations)")
     parser.add_argument("--docs", type=Path, help="folder for results (docs; --quick: WORK/docs)")
+    parser.add_argument("--processes", type=whole_number, help="runs at once (default: cores)")
     parser.add_curriculum_keys()
     options = parser.parse()
     plan = QUICK if options.quick else FULL
@@ -459,9 +497,9 @@ def main() -> int:
     work = (options.work or ROOT / "output" / name).resolve()
     docs = options.docs or (work / "docs" if options.quick else ROOT / "docs")
     torch.set_num_threads(1)
-    curriculums = ROOT / "3D" / "curriculums.py"
     keys = {**plan.keys, **parser.overrides(options)}
-    return 1 if ablate(load_curriculum(curriculums, "tables_tiny", keys), plan, work, docs) else 0
+    base = load_curriculum("tables_tiny", keys)
+    return 1 if ablate(base, plan, work, docs, options.processes or None) else 0
 
 
 if __name__ == "__main__":

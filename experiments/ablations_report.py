@@ -1,4 +1,4 @@
-"""Tables, plots and docs/ablations.md of what ablations.py has measured."""
+"""The tables, the plots and docs/ablations.md of what `experiments.ablations` has measured."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from experiments.tables import markdown_table, number_cell
 from metasdf.errors import InputError
 from metasdf.files import atomic_path, write_json
 
 
 def sections(results: Mapping[str, Any]) -> dict[str, str]:
     """The generated parts of ablations.md, by the name of their mark."""
-    heads = {
+    first_columns = {
         "steps": "K",
         "step_sizes": "`lr_type`",
         "order": "meta-gradient",
@@ -25,12 +26,13 @@ def sections(results: Mapping[str, Any]) -> dict[str, str]:
     }
     return {
         "setting": setting_text(results["setting"]),
-        **{name: table(head, results["studies"][name]) for name, head in heads.items()},
+        **{n: study_table(head, results["studies"][n]) for n, head in first_columns.items()},
         "test_steps": test_steps_table(results["test_steps"]),
     }
 
 
 def setting_text(setting: Mapping[str, Any]) -> str:
+    """The paragraph on data, base, training and test."""
     base = setting["base"]
     return (
         f"{setting['training_shapes']} shapes to train on, {setting['validation_shapes']} of the "
@@ -42,7 +44,7 @@ def setting_text(setting: Mapping[str, Any]) -> str:
         f"{base['ScenesPerBatch']} shapes with {base['SDFSamplesPerScene']} samples, Adam with "
         f"`lr` {base['lr']:g}, times {base['lr_decay_factor']:g} after epoch "
         f"{base['lr_decay_epochs']} of {base['num_epochs']}. Test: "
-        f"{base['reconstruction_sdf_samples'] // 2} samples to adapt to, as many unseen ones to "
+        f"{base['reconstruction_sdf_samples'] // 2} samples to adapt to, as many held-out ones to "
         f"judge by; Chamfer distances are of the first {setting['chamfer_shapes']} test shapes, at "
         f"resolution {base['resolution']}. Seconds are the processor's, with reading the data and "
         f"a validation after each tenth. {setting['runs']} runs, "
@@ -51,11 +53,11 @@ def setting_text(setting: Mapping[str, Any]) -> str:
     )
 
 
-def table(head: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table; with a column for what was tried where there was a choice."""
-    choice = any(len(r["tried"]) > 1 for r in rows)
-    columns = [
-        head,
+def study_table(first_column: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """A study's rows; with a column for the candidates where a variant had several."""
+    choice = any(len(row["tried"]) > 1 for row in rows)
+    headings = [
+        first_column,
         *(["`init_lr` (misclassified in validation, %)"] if choice else []),
         "outer steps",
         "training, s",
@@ -65,64 +67,55 @@ def table(head: str, rows: Sequence[Mapping[str, Any]]) -> str:
         "outer loss",
         "Chamfer x 1000",
     ]
-    lines = [columns, ["---"] * len(columns)]
-    for r in rows:
-        cells = [r["label"], *([tried_text(r)] if choice else [])]
-        if r["chosen"] is None:
-            cells += ["diverged"] + ["-"] * (len(columns) - len(cells) - 1)
+    lines = []
+    for row in rows:
+        cells = [row["label"], *([candidates_text(row)] if choice else [])]
+        if row["chosen"] is None:
+            cells += ["diverged"] + ["-"] * (len(headings) - len(cells) - 1)
         else:
             cells += [
-                str(r["outer_steps"]),
-                f"{r['seconds']:.0f}",
-                f"{r['misclassified']:.2f}",
-                number(r["standard_error"], ".2f"),
-                number(r["distance_error"], ".2f", 1e3),
-                number(r["outer_loss"], ".3f"),
-                chamfer_text(r["chamfer_by_shape"]),
+                str(row["outer_steps"]),
+                f"{row['seconds']:.0f}",
+                f"{row['misclassified']:.2f}",
+                number_cell(row["standard_error"], ".2f"),
+                number_cell(row["distance_error"], ".2f", 1e3),
+                number_cell(row["outer_loss"], ".3f"),
+                chamfer_text(row["chamfer_by_shape"]),
             ]
         lines.append(cells)
-    return markdown(lines)
+    return markdown_table(headings, lines)
 
 
-def tried_text(r: Mapping[str, Any]) -> str:
-    """What was tried, the chosen one in bold."""
-    if len(r["tried"]) == 1:
+def candidates_text(row: Mapping[str, Any]) -> str:
+    """The candidates with their validation errors, the chosen one in bold; a dash for one."""
+    if len(row["tried"]) == 1:
         return "-"
     cells = []
-    for t in r["tried"]:
-        result = "diverged" if t["error"] else f"{t['validation']['misclassified']:.2f}"
-        text = f"{t['changes']['init_lr']:g} ({result})"
-        cells.append(f"**{text}**" if t["changes"] == r["chosen"] else text)
+    for candidate in row["tried"]:
+        validation = candidate["validation"]
+        result = "diverged" if candidate["error"] else f"{validation['misclassified']:.2f}"
+        text = f"{candidate['changes']['init_lr']:g} ({result})"
+        cells.append(f"**{text}**" if candidate["changes"] == row["chosen"] else text)
     return ", ".join(cells)
 
 
 def chamfer_text(distances: Sequence[float | None]) -> str:
-    found = [d for d in distances if d is not None]
-    if not found:
+    """Mean Chamfer distance x 1000 of the shapes that have a surface."""
+    measured = [distance for distance in distances if distance is not None]
+    if not measured:
         return "no surface"
-    note = "" if len(found) == len(distances) else f" ({len(found)} of {len(distances)})"
-    return f"{1e3 * np.mean(found):.2f}{note}"
+    note = "" if len(measured) == len(distances) else f" ({len(measured)} of {len(distances)})"
+    return f"{1e3 * np.mean(measured):.2f}{note}"
 
 
 def test_steps_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    return markdown(
-        [
-            ["steps at test time", *(str(r["steps"]) for r in rows)],
-            ["---"] * (len(rows) + 1),
-            ["misclassified, %", *(f"{r['misclassified']:.1f}" for r in rows)],
-        ]
-    )
+    """The base's error by the number of steps at test time."""
+    headings = ["steps at test time", *(str(row["steps"]) for row in rows)]
+    errors = ["misclassified, %", *(f"{row['misclassified']:.1f}" for row in rows)]
+    return markdown_table(headings, [errors])
 
 
-def number(value: float | None, form: str, factor: float = 1) -> str:
-    return "-" if value is None else format(factor * value, form)
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-SKELETON = """# What each choice is worth
+SKELETON = """# Ablations
 
 <!-- setting --><!-- end -->
 
@@ -136,7 +129,7 @@ SKELETON = """# What each choice is worth
 
 ## Step sizes
 
-![Error by kind of step sizes](ablations/step_sizes.png)
+![Error by type of step sizes](ablations/step_sizes.png)
 
 <!-- step_sizes --><!-- end -->
 
@@ -159,7 +152,11 @@ SKELETON = """# What each choice is worth
 
 
 def write_document(path: Path, parts: Mapping[str, str]) -> None:
-    """Put the generated parts between their marks; what is written around them stays."""
+    """Put the generated parts between their marks; what is written around them stays.
+
+    Raises:
+        InputError: a mark is missing, or is there more than once.
+    """
     text = path.read_text(encoding="utf-8") if path.is_file() else SKELETON
     for name, part in parts.items():
         text, count = re.subn(
@@ -176,13 +173,14 @@ def write_document(path: Path, parts: Mapping[str, str]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-# Plots.
+# Plots
 
 BLUE, RED, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#888888"  # Okabe and Ito
-ERROR = "unseen samples misclassified, %"
+ERROR_LABEL = "held-out samples misclassified, %"
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """A figure of so many inches, and its axes side by side, with a shared y axis."""
     figure = Figure((width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
@@ -194,7 +192,7 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, A
 
 
 def log_percent(axes: Any, which: str, values: Sequence[float]) -> None:
-    """Make axis "x" or "y" logarithmic, with plain numbers of per cent, around the values."""
+    """Make the axis `which`, "x" or "y", logarithmic around the values, with ticks in per cent."""
     positive = [value for value in values if value > 0] or [1.0]
     ticks = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100]
     axes.set(
@@ -207,17 +205,18 @@ def log_percent(axes: Any, which: str, values: Sequence[float]) -> None:
 
 
 def save(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
 
 
 def draw(folder: Path, results: Mapping[str, Any]) -> None:
-    """All four plots."""
+    """Draw all four plots into a folder."""
     rows = {
-        name: [r for r in study if r["chosen"] is not None]
+        name: [row for row in study if row["chosen"] is not None]
         for name, study in results["studies"].items()
     }
-    seeds = [r["misclassified"] for r in rows["seeds"]]
+    seeds = [row["misclassified"] for row in rows["seeds"]]
     trained = results["setting"]["base"]["num_meta_steps"]
     draw_steps(folder / "steps.png", rows["steps"], results["test_steps"], trained, seeds)
     draw_dots(folder / "step_sizes.png", rows["step_sizes"], seeds)
@@ -232,17 +231,18 @@ def draw_steps(
     trained: int,
     seeds: Sequence[float],
 ) -> None:
+    """Error by inner steps: of models trained with so many, and of one tested with so many."""
     figure, (axis,) = new_figure(7, 4.2)
     axis.plot(
-        [int(r["label"]) for r in rows],
-        [r["misclassified"] for r in rows],
+        [int(row["label"]) for row in rows],
+        [row["misclassified"] for row in rows],
         "o-",
         color=BLUE,
         label="trained and tested with this many steps",
     )
     axis.plot(
-        [r["steps"] for r in test_steps],
-        [r["misclassified"] for r in test_steps],
+        [row["steps"] for row in test_steps],
+        [row["misclassified"] for row in test_steps],
         "s--",
         color=RED,
         markersize=4,
@@ -255,24 +255,24 @@ def draw_steps(
             "_-",
             color="black",
             markersize=10,
-            label=f"K = {trained}: {len(seeds)} seeds, least to most",
+            label=f"K = {trained}: {len(seeds)} seeds, best to worst",
         )
-    log_percent(axis, "y", [r["misclassified"] for r in (*rows, *test_steps)] + seeds)
+    log_percent(axis, "y", [row["misclassified"] for row in (*rows, *test_steps)] + seeds)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("inner steps")
-    axis.set_ylabel(ERROR)
+    axis.set_ylabel(ERROR_LABEL)
     axis.legend(frameon=False)
     save(path, figure)
 
 
 def draw_dots(path: Path, rows: Sequence[Mapping[str, Any]], seeds: Sequence[float]) -> None:
-    """A line per variant: its test shapes, their mean, and the band of the base's seeds."""
+    """A line for each variant: its test shapes, their mean, and the range of the base's seeds."""
     figure, (axis,) = new_figure(7, 1.3 + 0.42 * len(rows))
     if len(seeds) > 1:
-        label = f"base, mean of {len(seeds)} seeds: least to most"
+        label = f"base, {len(seeds)} seeds: best to worst"
         axis.axvspan(min(seeds), max(seeds), color="#cccccc", label=label)
-    for index, r in enumerate(rows):
-        values, first = r["misclassified_by_shape"], index == 0
+    for index, row in enumerate(rows):
+        values, first = row["misclassified_by_shape"], index == 0
         axis.plot(
             *(values, [index] * len(values), "|"),
             color=GREY,
@@ -280,13 +280,13 @@ def draw_dots(path: Path, rows: Sequence[Mapping[str, Any]], seeds: Sequence[flo
             label="one test shape" if first else None,
         )
         axis.plot(
-            *(r["misclassified"], index, "o"),
+            *(row["misclassified"], index, "o"),
             color=BLUE,
             label="mean" if first else None,
         )
         axis.annotate(
-            f"{r['misclassified']:.1f}",
-            (r["misclassified"], index),
+            f"{row['misclassified']:.1f}",
+            (row["misclassified"], index),
             xytext=(0, 6),
             textcoords="offset points",
             ha="center",
@@ -294,28 +294,36 @@ def draw_dots(path: Path, rows: Sequence[Mapping[str, Any]], seeds: Sequence[flo
             fontsize=9,
         )
     labels = [
-        f"{r['label']}\ninit_lr {r['chosen']['init_lr']:g}" if len(r["tried"]) > 1 else r["label"]
-        for r in rows
+        f"{row['label']}\ninit_lr {row['chosen']['init_lr']:g}"
+        if len(row["tried"]) > 1
+        else row["label"]
+        for row in rows
     ]
     axis.set_yticks(range(len(rows)), labels)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    log_percent(axis, "x", [value for r in rows for value in r["misclassified_by_shape"]])
-    axis.set_xlabel(ERROR)
+    log_percent(axis, "x", [value for row in rows for value in row["misclassified_by_shape"]])
+    axis.set_xlabel(ERROR_LABEL)
     figure.legend(loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     save(path, figure)
 
 
 def draw_order(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Error of each variant by outer steps, and by seconds."""
     figure, axes = new_figure(9, 4, columns=2)
-    for r, style, color in zip(rows, ("o-", "s--", "^:"), (BLUE, RED, GREEN), strict=False):
-        errors = [point["misclassified"] for point in r["curve"]]
+    for row, style, color in zip(rows, ("o-", "s--", "^:"), (BLUE, RED, GREEN), strict=False):
+        errors = [point["misclassified"] for point in row["curve"]]
         for axis, key in zip(axes, ("outer_steps", "seconds"), strict=True):
-            label = r["label"] if axis is axes[0] else None
+            label = row["label"] if axis is axes[0] else None
             axis.plot(
-                [p[key] for p in r["curve"]], errors, style, color=color, markersize=4, label=label
+                [p[key] for p in row["curve"]],
+                errors,
+                style,
+                color=color,
+                markersize=4,
+                label=label,
             )
-    log_percent(axes[0], "y", [p["misclassified"] for r in rows for p in r["curve"]])
-    axes[0].set_ylabel(ERROR)
+    log_percent(axes[0], "y", [p["misclassified"] for row in rows for p in row["curve"]])
+    axes[0].set_ylabel(ERROR_LABEL)
     axes[0].set_xlabel("outer steps")
     axes[1].set_xlabel("training, seconds of one core")
     for axis in axes:
@@ -325,7 +333,7 @@ def draw_order(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_report(docs: Path, results: Mapping[str, Any]) -> None:
-    """`docs`/ablations.md, and its plots and all figures in `docs`/ablations."""
+    """Write docs/ablations.md, and its plots and all figures to docs/ablations."""
     write_document(docs / "ablations.md", sections(results))
     write_json(docs / "ablations" / "ablations.json", results)
     draw(docs / "ablations", results)

@@ -1,22 +1,22 @@
-"""Prepare real shapes to compare methods on: jets and tables of the Princeton Shape Benchmark.
+"""Prepare real shapes for comparisons: jets and tables of the Princeton Shape Benchmark.
 
-    princeton.py FOLDER --out OUT
+    python -m experiments.princeton FOLDER --out OUT
 
 FOLDER holds the benchmark (Shilane et al. 2004) in psb/: its classification files train.cla and
-test.cla, and its meshes m<id>.off in any subfolders; and, where at hand, more tables of another
-benchmark as infomr/RectangleTable/*.obj. Written, in this order:
+test.cla, and its meshes m<id>.off in any subfolders; optionally also more tables, of another
+benchmark, as infomr/RectangleTable/*.obj. Written, in this order:
 
-    OUT/meshes/<class>/<instance>.off      turned: y is up, a jet's nose points along -z, a table
+    OUT/meshes/<class>/<instance>.off      rotated: y is up, a jet's nose points along -z, a table
                                            is at least as long along x as along z
-    OUT/contact.png                        all of them; look at it
-    OUT/twins.json                         how far shapes of like size are from each other
-    OUT/data/                              as 3D/scripts/preprocess.py --partial writes it
+    OUT/contact.png                        all of them, to be looked at
+    OUT/twins.json                         distances between shapes of similar extents
+    OUT/data/                              as `metasdf preprocess --partial` writes it
     OUT/data/splits/<class>_{train,test}.json, and all_{train,test}.json with both classes
     OUT/princeton.json                     counts, seconds, what was left out and why
 
-The split is by shape: shapes that are the same but for a turn, a mirror or their size (twins) form
-a group, of which the first that bounds a solid is kept. Test shapes are drawn from the groups of
-which the benchmark holds all members for testing; all others are for training.
+The split is by shape: shapes that are the same but for rotation, reflection or scale (twins) form a
+group, of which the first that bounds a solid is kept. Test shapes are drawn from the groups whose
+members all belong to the benchmark's test set; all others are training shapes.
 
 Finished files are left alone; after a change of the rules below, choose another OUT.
 
@@ -38,34 +38,37 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from metasdf.commands.arguments import CommandLine
-from metasdf.data.names import ShapeName, write_split
-from metasdf.data.samples import PARTIAL_SAMPLES
-from metasdf.errors import InputError, run_command
+from experiments.tables import markdown_table
+from metasdf.commands.command_line import CommandLine
+from metasdf.commands.console import run_command
+from metasdf.data.names import PARTIAL_SAMPLES, ShapeName, write_split
+from metasdf.errors import InputError
 from metasdf.evaluation.gallery import write_grid
 from metasdf.files import atomic_path, read_json, write_json
-from metasdf.geometry.drawing import UNIT_BALL, render
-from metasdf.geometry.mesh import face_normals, normalise, sample_surface
+from metasdf.geometry.mesh import face_normals, sample_surface
 from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.normalisation import normalise
+from metasdf.geometry.rendering import UNIT_BALL, render
 from metasdf.geometry.sdf import SurfaceTree
-from metasdf.preparation.discover import find_shapes
-from metasdf.preparation.preprocess import USUAL_OUTPUTS, Record, Settings, preprocess
+from metasdf.preparation.discover import find_meshes
+from metasdf.preparation.preprocessor import USUAL_OUTPUTS, Record, Settings, preprocess_meshes
 
 DATASET = "princeton"
 CLASSES = {"fighter_jets": "fighter_jet", "tables": "table"}  # ours -> that of the .cla files
 MORE_TABLES = Path("infomr", "RectangleTable")
 
-SLAB, LEVEL = 0.08, 0.99  # a table top: its height, and the least cosine of its normals
+# A table top: its largest thickness, and the smallest |cosine| between its normals and up.
+TOP_THICKNESS, TOP_COSINE = 0.08, 0.99
 
-# Twins are nearer. Of the pairs of tables, 48 are nearer than 0.007, none lies between there and
-# 0.015. Jets show no such gap: pairs of the same mesh are below 0.001, then come models of the same
-# aircraft by different hands, which count as twins only where they are as near as tables are.
+# Shapes at smaller distances are twins. The distances of 48 pairs of tables are below 0.007, then
+# none lies below 0.015. Jets show no such gap: pairs of the same mesh are below 0.001, followed by
+# different models of the same aircraft, which count as twins only if they are as close as tables.
 TWIN_DISTANCE = 0.01
 TWIN_EXTENT = 0.1  # shapes whose sorted extents differ by more are not compared
-TEST_SHARE, MAX_TEST = 0.25, 20  # of each class
+TEST_FRACTION, MAX_TEST = 0.25, 20  # of each class
 
-# Where the rules of `jet_axes` and `table_axes` fail: nose and up in the file's own axes; for a
-# table the nose is any level direction along a side of it.
+# Where the rules of `jet_rotation` and `table_rotation` fail: nose and up in the file's own axes;
+# for a table the nose is any horizontal direction along one of its sides.
 EXCEPTIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "psb_m1182": ((-1, 1, 0), (0, 0, 1)),  # stands askew
     "psb_m1208": ((0, 0, 1), (0, 1, 0)),  # hangs more below the tail than the fin rises above it
@@ -78,25 +81,36 @@ EXCEPTIONS: dict[str, tuple[Sequence[float], Sequence[float]]] = {
 }
 
 
-# Finding the meshes.
+# Finding the meshes
 
 
 @dataclass(frozen=True)
-class Source:
-    """One mesh file: its class and instance here, and the benchmark's own split or None."""
+class BenchmarkMesh:
+    """One mesh file.
+
+    Attributes:
+        class_name, instance: its name here.
+        file: where it is.
+        part: "train" or "test", the benchmark's own split; None: of another benchmark.
+    """
 
     class_name: str
     instance: str
     file: Path
-    official: str | None
+    part: str | None
 
     @property
     def name(self) -> str:
+        """class/instance"""
         return f"{self.class_name}/{self.instance}"
 
 
 def read_classes(file: Path) -> dict[str, tuple[str, list[int]]]:
-    """Class -> (parent class, model numbers) of a .cla file."""
+    """Class -> (parent class, model numbers) of a .cla file.
+
+    Raises:
+        InputError: it cannot be read, or a line is malformed.
+    """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -117,150 +131,165 @@ def read_classes(file: Path) -> dict[str, tuple[str, list[int]]]:
     return classes
 
 
-def models_of(classes: dict[str, tuple[str, list[int]]], name: str) -> list[int]:
-    """The models of a class and of all classes below it, in file order."""
-    found = list(classes[name][1]) if name in classes else []
+def model_numbers(classes: dict[str, tuple[str, list[int]]], name: str) -> list[int]:
+    """The models of a class and of all of its subclasses, in file order."""
+    numbers = list(classes[name][1]) if name in classes else []
     for child, (parent, _) in classes.items():
         if parent == name:
-            found += models_of(classes, child)
-    return found
+            numbers += model_numbers(classes, child)
+    return numbers
 
 
-def find_sources(folder: str | Path) -> list[Source]:
-    """The meshes of our classes that are there; the benchmark's come first.
+def find_benchmark_meshes(folder: str | Path) -> list[BenchmarkMesh]:
+    """The meshes of our CLASSES in a folder, the benchmark's first.
 
     Raises:
-        InputError: the classification is missing or malformed, or a class has fewer than two.
+        InputError: the classification is missing or malformed, or a class has fewer than two
+            meshes.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; give the one that holds psb/")
     parts = {part: read_classes(folder / "psb" / f"{part}.cla") for part in ("train", "test")}
     files = {file.stem: file for file in sorted((folder / "psb").rglob("m*.off"))}
-    sources = [
-        Source(class_name, f"psb_m{number}", files[f"m{number}"], part)
+    meshes = [
+        BenchmarkMesh(class_name, f"psb_m{number}", files[f"m{number}"], part)
         for class_name, name in CLASSES.items()
         for part, classes in parts.items()
-        for number in models_of(classes, name)
+        for number in model_numbers(classes, name)
         if f"m{number}" in files
     ]
-    sources += [
-        Source("tables", f"infomr_{file.stem}", file, None)
+    meshes += [
+        BenchmarkMesh("tables", f"infomr_{file.stem}", file, None)
         for file in sorted((folder / MORE_TABLES).glob("*.obj"))
     ]
-    counts = Counter(source.class_name for source in sources)
+    counts = Counter(mesh.class_name for mesh in meshes)
     for class_name, name in CLASSES.items():
         if counts[class_name] < 2:
             raise InputError(f"{folder}: holds fewer than two meshes of the class {name}")
-    return sources
+    return meshes
 
 
-# Axes. Points and directions are in the mesh's normalised frame; a turn (3, 3) has as rows what
-# shall become x, y and z.
+# Alignment. Points and directions are in the mesh's normalised frame; the rows of a rotation (3, 3)
+# are the directions that become x, y and z.
 
 
-def turn_from(nose: Sequence[float], up: Sequence[float]) -> np.ndarray:
-    """The rotation (3, 3) that turns nose to -z and up to y; they need not be of unit length."""
+def rotation_from(nose: Sequence[float], up: Sequence[float]) -> np.ndarray:
+    """The rotation (3, 3) that maps nose to -z and up to y; they need not be of unit length."""
     nose, up = (np.asarray(v, float) / np.linalg.norm(v) for v in (nose, up))
     return np.stack([np.cross(nose, up), up, -nose])
 
 
-def jet_axes(points: np.ndarray) -> np.ndarray:
-    """The turn of a jet that lies along its file's axes, from surface samples (n, 3).
+def jet_rotation(points: np.ndarray) -> np.ndarray:
+    """The rotation (3, 3) of a jet that is parallel to its file's axes.
 
-    It is its own mirror image across the wings' axis, and longer than high. The nose is the end
-    that spreads less sideways; the fins rise above the rear.
+    A jet is symmetric along the wings' axis, and longer than high. The nose is the end that is less
+    wide; the fins rise above the rear.
+
+    Args:
+        points: surface samples (n, 3).
     """
     middle = (points.min(axis=0) + points.max(axis=0)) / 2
     points = points - middle
     extent = np.ptp(points, axis=0)
     tree = cKDTree(points)
-    mirror = [tree.query(points * (1 - 2 * np.eye(3)[axis]))[0].mean() for axis in range(3)]
-    side = int(np.argmin(mirror))
-    along, high = sorted({0, 1, 2} - {side}, key=lambda axis: -extent[axis])
-    place = points[:, along] / extent[along]
-    spread = [np.abs(points[part, side]).mean() for part in (place < -0.3, place > 0.3)]
-    nose = np.eye(3)[along] * (1 if spread[1] < spread[0] else -1)
-    rear = points[points @ nose < -0.2 * extent[along], high]
+    asymmetry = [tree.query(points * (1 - 2 * np.eye(3)[axis]))[0].mean() for axis in range(3)]
+    side = int(np.argmin(asymmetry))
+    length, height = sorted({0, 1, 2} - {side}, key=lambda axis: -extent[axis])
+    position = points[:, length] / extent[length]
+    widths = [np.abs(points[end, side]).mean() for end in (position < -0.3, position > 0.3)]
+    nose = np.eye(3)[length] * (1 if widths[1] < widths[0] else -1)
+    rear = points[points @ nose < -0.2 * extent[length], height]
     above, below = rear.max() - np.median(rear), np.median(rear) - rear.min()
-    return turn_from(nose, np.eye(3)[high] * (1 if above > below else -1))
+    return rotation_from(nose, np.eye(3)[height] * (1 if above > below else -1))
 
 
-def table_axes(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """The turn of a table, however it lies, from surface samples and their unit normals (n, 3).
+def table_rotation(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """The rotation (3, 3) of a table in any orientation.
 
-    Up is the normal of the thin slab that holds the most surface with that normal, the top, and
-    points to the end it is nearer to; then the table is turned about it into the tightest box, the
-    longer side along x.
+    Up is the normal of the top: the slab of TOP_THICKNESS that holds the most surface with that
+    normal. It points to the end that the top is closer to. Then the table is rotated about it into
+    its tightest box, the longer side along x.
+
+    Args:
+        points, normals: surface samples (n, 3) with their unit normals (n, 3).
     """
-    best, up = 0, np.eye(3)[1]
+    most, up = 0, np.eye(3)[1]
     for direction in np.concatenate([np.eye(3), normals[:: len(normals) // 100]]):
         height = points @ direction
-        level = np.sort(height[np.abs(normals @ direction) > LEVEL])
-        held = np.searchsorted(level, level + SLAB) - np.arange(len(level))
-        if len(held) and held.max() > best * (1.02 if best else 1):  # the file's axes come first
-            best, low = held.max(), level[held.argmax()]
-            above = low + SLAB / 2 > (height.min() + height.max()) / 2
+        horizontal = np.sort(height[np.abs(normals @ direction) > TOP_COSINE])
+        ends = np.searchsorted(horizontal, horizontal + TOP_THICKNESS)
+        counts = ends - np.arange(len(horizontal))  # of the points in the slab above each
+        if len(counts) and counts.max() > most * (1.02 if most else 1):  # the file's axes first
+            most, low = counts.max(), horizontal[counts.argmax()]
+            above = low + TOP_THICKNESS / 2 > (height.min() + height.max()) / 2
             up = direction if above else -direction
-    return _along_sides(points, turn_from(_level(up), up))
+    return _align_sides(points, rotation_from(_horizontal(up), up))
 
 
-def _level(up: np.ndarray) -> np.ndarray:
-    """The file's axis that is most nearly at right angles to a direction, made exactly so."""
+def _horizontal(up: np.ndarray) -> np.ndarray:
+    """A direction perpendicular to `up`, the closest to one of the file's axes."""
     axis = np.eye(3)[np.abs(up).argmin()]
     return axis - (axis @ up) * up
 
 
-def _along_sides(points: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """A turn with y up, turned on about y into the tightest box, its longer side along x."""
-    x, _, z = turn @ points.T
+def _align_sides(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """A rotation with y up, followed by one about y into the tightest box, longer side along x."""
+    x, _, z = rotation @ points.T
     angles = np.radians(np.arange(90))
     c, s = np.cos(angles)[:, None], np.sin(angles)[:, None]
     width, depth = np.ptp(c * x + s * z, axis=1), np.ptp(c * z - s * x, axis=1)
     area = width * depth
     best = int(np.argmin(area))
-    if area[best] > 0.95 * area[0]:  # leave what stands along the axes, and what is round
+    if area[best] > 0.95 * area[0]:  # it is aligned already, or round
         best = 0
     angle = angles[best] + (np.pi / 2 if depth[best] > 1.02 * width[best] else 0)
     c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ turn
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ rotation
 
 
-def turned(source: Source) -> trimesh.Trimesh:
-    """The mesh of a source, normalised, with our axes."""
+def aligned(source: BenchmarkMesh) -> trimesh.Trimesh:
+    """A benchmark mesh, normalised and aligned with our axes.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     mesh = normalise(load_mesh(source.file))
     points, face = sample_surface(mesh, 4000, np.random.default_rng(0))
     if source.instance in EXCEPTIONS:
-        turn = turn_from(*EXCEPTIONS[source.instance])
+        rotation = rotation_from(*EXCEPTIONS[source.instance])
         if source.class_name == "tables":
-            turn = _along_sides(points, turn)
+            rotation = _align_sides(points, rotation)
     elif source.class_name == "tables":
-        turn = table_axes(points, face_normals(mesh, face))
+        rotation = table_rotation(points, face_normals(mesh, face))
     else:
-        turn = jet_axes(points)
-    return normalise(trimesh.Trimesh(mesh.vertices @ turn.T, mesh.faces, process=False))
+        rotation = jet_rotation(points)
+    return normalise(trimesh.Trimesh(mesh.vertices @ rotation.T, mesh.faces, process=False))
 
 
-def write_meshes(sources: Sequence[Source], folder: Path) -> dict[str, str]:
-    """Write turned meshes; returns what cannot be read: name -> reason."""
-    unread = {}
-    for source in tqdm(sources, desc="turning", disable=None):
+def write_meshes(sources: Sequence[BenchmarkMesh], folder: Path) -> dict[str, str]:
+    """Write the aligned meshes; returns name -> reason for those that cannot be read."""
+    unreadable = {}
+    for source in tqdm(sources, desc="aligning", disable=None):
         path = folder / f"{source.name}.off"
         if not path.exists():
             try:
-                mesh = turned(source)
+                mesh = aligned(source)
             except InputError as error:
-                unread[source.name] = str(error)
+                unreadable[source.name] = str(error)
                 continue
             with atomic_path(path) as temporary:
                 mesh.export(temporary)
-    return unread
+    return unreadable
 
 
-def draw(
+def write_contact_sheet(
     meshes: dict[str, trimesh.Trimesh], path: Path, size: int = 160, columns: int = 16
 ) -> None:
-    """Draw all meshes as a PNG file, a new row where the class changes."""
+    """Render all meshes, by name, into one PNG file; each class starts a new row.
+
+    size: pixels of one picture. columns: pictures in a row.
+    """
     cells = [
         (name, render(mesh, size, frame=UNIT_BALL))
         for name, mesh in tqdm(meshes.items(), desc="drawing", disable=None)
@@ -272,9 +301,9 @@ def draw(
     write_grid(path, rows)
 
 
-# Twins.
+# Twins
 
-# The 48 turns and mirrors that map the axes onto each other, (48, 3, 3).
+# The 48 rotations and reflections that map the axes onto each other, (48, 3, 3).
 SYMMETRIES = np.array(
     [
         np.eye(3)[list(order)] * np.array(signs)[:, None]
@@ -284,8 +313,14 @@ SYMMETRIES = np.array(
 )
 
 
-class Compared:
-    """What is needed to compare one mesh, in the normalised frame, with others."""
+class MeshDescription:
+    """What it takes to compare a mesh, in the normalised frame, with others.
+
+    Attributes:
+        extent: sorted sizes of the bounding box (3,).
+        points: surface samples (count, 3).
+        tree: for distances to the surface.
+    """
 
     def __init__(self, mesh: trimesh.Trimesh, count: int = 300):
         self.extent = np.sort(np.ptp(mesh.vertices, axis=0))
@@ -293,37 +328,43 @@ class Compared:
         self.tree = SurfaceTree(mesh)
 
 
-def twin_distance(a: Compared, b: Compared) -> float:
-    """Mean distance from samples of each surface to the other, in the best of the 48 positions.
+def twin_distance(a: MeshDescription, b: MeshDescription) -> float:
+    """Mean distance from samples of each surface to the other, in the best of 48 orientations.
 
-    The distances to the samples of the other say which few positions to measure exactly.
+    Distances between the samples tell which few of the SYMMETRIES are worth an exact measurement.
     """
     rough = cKDTree(b.points).query((a.points @ SYMMETRIES).reshape(-1, 3))[0].reshape(48, -1)
     exact = [
-        b.tree.nearest(a.points @ turn)[0].mean() + a.tree.nearest(b.points @ turn.T)[0].mean()
-        for turn in SYMMETRIES[np.argsort(rough.mean(axis=1))[:4]]
+        b.tree.nearest(a.points @ s)[0].mean() + a.tree.nearest(b.points @ s.T)[0].mean()
+        for s in SYMMETRIES[np.argsort(rough.mean(axis=1))[:4]]
     ]
     return float(min(exact) / 2)
 
 
-def compare(meshes: dict[str, trimesh.Trimesh]) -> list[tuple[str, str, float]]:
-    """Pairs of one class and of like extents, and their `twin_distance`, nearest first."""
-    compared = {name: Compared(mesh) for name, mesh in meshes.items()}
+def pairwise_distances(meshes: dict[str, trimesh.Trimesh]) -> list[tuple[str, str, float]]:
+    """Pairs of names of one class and of similar extents, with their `twin_distance`, sorted by it.
+
+    meshes: by name, class/instance.
+    """
+    described = {name: MeshDescription(mesh) for name, mesh in meshes.items()}
     pairs = [
         (a, b)
         for a, b in itertools.combinations(meshes, 2)
         if a.split("/")[0] == b.split("/")[0]
-        and np.abs(compared[a].extent - compared[b].extent).max() < TWIN_EXTENT
+        and np.abs(described[a].extent - described[b].extent).max() < TWIN_EXTENT
     ]
     distances = [
-        (a, b, round(twin_distance(compared[a], compared[b]), 5))
+        (a, b, round(twin_distance(described[a], described[b]), 5))
         for a, b in tqdm(pairs, desc="comparing", disable=None)
     ]
     return sorted(distances, key=lambda pair: pair[2])
 
 
 def group_twins(names: Sequence[str], pairs: Sequence[tuple[str, str, float]]) -> list[list[str]]:
-    """Groups of names that twins join, also by way of others; each in the order of `names`."""
+    """Groups of names that twins connect, directly or through others; in the order of `names`.
+
+    pairs: as `pairwise_distances` returns them.
+    """
     index = {name: i for i, name in enumerate(names)}
     twins = [(index[a], index[b]) for a, b, distance in pairs if distance < TWIN_DISTANCE]
     rows, columns = np.array(twins, int).reshape(-1, 2).T
@@ -335,18 +376,18 @@ def group_twins(names: Sequence[str], pairs: Sequence[tuple[str, str, float]]) -
     return list(groups.values())
 
 
-# Splits.
+# Splits
 
 
 def split(
-    groups: Sequence[Sequence[str]], usable: set[str], official: dict[str, str | None]
+    groups: Sequence[Sequence[str]], usable: set[str], benchmark_parts: dict[str, str | None]
 ) -> dict[str, dict[str, list[str]]]:
     """One shape of each group: class -> {"train": instances, "test": instances}.
 
     Args:
         groups: of twins, names class/instance.
         usable: those that bound a solid; a group without any is left out.
-        official: the benchmark's own split of each name, or None.
+        benchmark_parts: by name, see `BenchmarkMesh.part`.
     """
     kept: dict[str, list[str]] = {class_name: [] for class_name in CLASSES}
     testable = set()
@@ -354,14 +395,15 @@ def split(
         name = next((name for name in group if name in usable), None)
         if name is not None:
             kept[name.split("/")[0]].append(name)
-            if {official[member] for member in group} <= {"test", None} and official[group[0]]:
+            parts_of_group = {benchmark_parts[member] for member in group}
+            if parts_of_group <= {"test", None} and benchmark_parts[group[0]]:
                 testable.add(name)
     parts = {}
     for class_name, names in kept.items():
-        drawn = sorted(
+        shuffled = sorted(
             testable & set(names), key=lambda name: hashlib.sha256(name.encode()).digest()
         )
-        test = set(drawn[: min(round(TEST_SHARE * len(names)), MAX_TEST)])
+        test = set(shuffled[: min(round(TEST_FRACTION * len(names)), MAX_TEST)])
         parts[class_name] = {
             part: sorted(name.split("/")[1] for name in names if (name in test) == (part == "test"))
             for part in ("train", "test")
@@ -373,12 +415,12 @@ def write_splits(parts: dict[str, dict[str, list[str]]], folder: Path) -> None:
     """Write <class>_<part>.json for each class and all_<part>.json for all."""
     for part in ("train", "test"):
         shapes = {c: [ShapeName(DATASET, c, name) for name in parts[c][part]] for c in parts}
-        for class_name, of_class in shapes.items():
-            write_split(folder / f"{class_name}_{part}.json", of_class)
+        for class_name, names in shapes.items():
+            write_split(folder / f"{class_name}_{part}.json", names)
         write_split(folder / f"all_{part}.json", list(itertools.chain(*shapes.values())))
 
 
-# All of it.
+# The command
 
 
 def prepare(
@@ -388,12 +430,12 @@ def prepare(
     num_samples: int = 50_000,
     threads: int | None = None,
 ) -> dict:
-    """Do all that the module's docstring tells.
+    """Prepare the data set as the module's docstring says.
 
     Args:
         folder, out: FOLDER and OUT.
-        num_samples: SDF samples a shape.
-        threads: meshes preprocessed at once; None is the number of cores.
+        num_samples: SDF samples per shape.
+        threads: meshes preprocessed at once; None: as many as there are cores.
 
     Returns:
         What OUT/princeton.json holds.
@@ -403,25 +445,25 @@ def prepare(
     """
     start = time.perf_counter()
     out = Path(out)
-    sources = find_sources(folder)
+    sources = find_benchmark_meshes(folder)
     rejected = write_meshes(sources, out / "meshes")
     names = [source.name for source in sources if source.name not in rejected]
     contact, twins_file = out / "contact.png", out / "twins.json"
     if not (contact.exists() and twins_file.exists()):
         meshes = {name: load_mesh(out / "meshes" / f"{name}.off") for name in names}
         if not contact.exists():
-            draw(meshes, contact)
+            write_contact_sheet(meshes, contact)
         if not twins_file.exists():
-            write_json(twins_file, compare(meshes))
+            write_json(twins_file, pairwise_distances(meshes))
     groups = group_twins(names, read_json(twins_file))
 
-    found = find_shapes(out / "meshes", DATASET, list(CLASSES))
-    shapes = [shape for shape in found if f"{shape.class_name}/{shape.instance}" in names]
+    found = find_meshes(out / "meshes", DATASET, list(CLASSES))
+    usable = [mesh for mesh in found if f"{mesh.name.category}/{mesh.name.instance}" in names]
     settings = Settings(outputs=(*USUAL_OUTPUTS, PARTIAL_SAMPLES), num_samples=num_samples)
-    records = preprocess(shapes, out / "data", settings, threads=threads)
+    records = preprocess_meshes(usable, out / "data", settings, threads=threads)
     rejected |= _rejected(records)
-    official = {source.name: source.official for source in sources}
-    parts = split(groups, set(names) - set(rejected), official)
+    benchmark_parts = {source.name: source.part for source in sources}
+    parts = split(groups, set(names) - set(rejected), benchmark_parts)
     write_splits(parts, out / "data" / "splits")
 
     summary = {
@@ -437,7 +479,7 @@ def prepare(
 
 
 def _rejected(records: dict[str, Record]) -> dict[str, str]:
-    """class/instance -> reason"""
+    """class/instance -> reason, from the records of dataset/class/instance."""
     return {
         name.partition("/")[2]: record.reason
         for name, record in records.items()
@@ -446,19 +488,22 @@ def _rejected(records: dict[str, Record]) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = CommandLine(description=__doc__)
+    """Run the command; the exit code."""
+    parser = CommandLine(prog="python -m experiments.princeton", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--num_samples", type=int, default=50_000, help="SDF samples a shape")
+    parser.add_argument("--num_samples", type=int, default=50_000, help="SDF samples per shape")
     parser.add_argument("--threads", type=int, help="meshes at once (default: the number of cores)")
-    args = parser.parse()
-    summary = prepare(args.folder, args.out, num_samples=args.num_samples, threads=args.threads)
-    print("| class | files | different shapes | training | test |")
-    print("|---|---|---|---|---|")
+    options = parser.parse()
+    summary = prepare(
+        options.folder, options.out, num_samples=options.num_samples, threads=options.threads
+    )
+    lines = []
     for class_name, parts in summary["splits"].items():
         counts = summary["files"][class_name], summary["shapes"][class_name], *parts.values()
-        print(f"| {class_name} | {' | '.join(map(str, counts))} |")
-    print(f"{len(summary['rejected'])} files rejected; see {args.out}/princeton.json")
+        lines.append([class_name, *map(str, counts)])
+    print(markdown_table(["class", "files", "different shapes", "training", "test"], lines))
+    print(f"{len(summary['rejected'])} files rejected; see {options.out}/princeton.json")
     return 1 if summary["rejected"] else 0
 
 

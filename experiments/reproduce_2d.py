@@ -1,8 +1,10 @@
-"""The paper's experiments on digits: reproduce_2d.py [--quick] [--data FOLDER]
+"""Compare MetaSDF with its baselines in 2D, on MNIST's digits.
+
+    python -m experiments.reproduce_2d [--quick] [--data FOLDER]
 
 Trains every method of the curriculums digits_* for the same time on the training digits of MNIST,
-fits it to test digits, dense and levelset, and to digits unlike those of training (rotated, in
-pairs, in threes), and writes
+fits it to test digits from dense and from levelset contexts, and to digits unlike those of training
+(rotated, double, triple), and writes
 
     DOCS/reproduce_2d.md               the tables
     DOCS/reproduce_2d.json             the same and every run, for programs
@@ -19,155 +21,148 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.timed import (
-    NAMES,
-    PAGE_WIDTH,
+from experiments.command import ROOT, ComparisonCommand
+from experiments.methods import ComparedMethod, choose_methods
+from experiments.sweep import (
+    CPU,
+    Run,
+    Sweep,
     can_compile,
-    cell,
-    fits_in_turns,
-    kept,
-    latest_checkpoint,
+    fit_times,
+    runs_measured_with,
+    runs_of_method,
+)
+from experiments.tables import (
+    PAGE_WIDTH,
+    count_of_seeds,
     machine,
-    over_seeds,
-    side_by_side,
+    markdown_table,
+    mean_and_spread,
+    spread_cell,
+    training_budget,
+    training_figures,
     write_docs,
 )
-from metasdf.commands.arguments import CommandLine, whole_number
-from metasdf.data.tasks import stack
-from metasdf.errors import run_command
+from metasdf.commands.console import run_command
+from metasdf.data.tasks import collate
 from metasdf.evaluation.gallery import write_grid
 from metasdf.images.evaluation import DEFINITIONS, evaluate, test_data
 from metasdf.images.pictures import adaptation_row, field_values, picture, truth
 from metasdf.images.sources import EMBEDDED, find_digits
-from metasdf.images.tasks import PARTS, PlaneDataset
-from metasdf.learning.checkpoints import load_model
-from metasdf.learning.curriculum import CONTEXT_MODES_2D, load_curriculum
+from metasdf.images.tasks import PARTS, ImageDataset
+from metasdf.learning.curriculum import CONTEXT_MODES_2D
 from metasdf.maml import Method
 
-ROOT = Path(__file__).resolve().parents[1]
-CURRICULUMS = ROOT / "2D" / "curriculums.py"
-CPU = torch.device("cpu")
-
-METHODS = {method: name for method, name in NAMES.items() if method != "autodecoder"}
-MEASURES = {  # heading, factor, digits
-    "absolute_error": ("error, pixels", 1, 3),
-    "squared_error": ("squared error x 1e4", 1e4, 3),
-    "iou": ("IoU", 1, 3),
-    "misclassified_percentage": ("misclassified, %", 1, 2),
+METHODS = (
+    *("metasdf", "autodecoder_concat", "autodecoder_hyper"),
+    *("cnn_concat", "cnn_hyper", "set_concat", "set_hyper"),
+    *("metasdf_siren", "cnn_concat_siren", "set_concat_siren"),
+)
+SHOWN_STEP_BY_STEP = "metasdf_siren"
+MEASURES = {  # heading, format, factor
+    "absolute_error": ("error, pixels", ".3f", 1),
+    "squared_error": ("squared error x 1e4", ".3f", 1e4),
+    "iou": ("IoU", ".3f", 1),
+    "misclassified_percentage": ("misclassified, %", ".2f", 1),
 }
-ONLY_MEASURING = ("test_images", "code_steps", "code_points")  # keys that training does not see
+MEASURING_KEYS = ("test_images", "code_steps", "code_points")  # training does not depend on them
 TIMED_IMAGES = 5
-PICTURED = 2  # digits of each part
-COMPOSED = PICTURED + 3  # digits that are loaded for that, as pairs and threes take the next ones
+PICTURED_IMAGES = 2  # of each part
+LOADED_IMAGES = PICTURED_IMAGES + 3  # double and triple digits are made of the next ones too
 
-
-Models = dict[str, tuple[Method, dict[str, Any]]]  # by method or mode, with curriculums
+TrainedModels = dict[str, tuple[Method, dict[str, Any]]]  # by method or mode, with curriculums
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done."""
+    """How much is done.
 
-    seconds: float = 90.0  # of training, of one core, each method and seed
+    Attributes:
+        seconds: of training, of one core, for each method and seed.
+        seeds: trainings of each method.
+        test_images: of each part.
+        fitted_codes: the same for auto-decoders, which take a second for each.
+        code_steps: key of the curriculums.
+        compiled: whether the steps of all methods but auto-decoders are compiled.
+        keys: further curriculum keys, for all methods.
+    """
+
+    seconds: float = 90.0
     seeds: int = 3
-    test_images: int = 300  # of each part
-    fitted_codes: int = 32  # of them for auto-decoders, which take a second for each
+    test_images: int = 300
+    fitted_codes: int = 32
     code_steps: int = 400
-    compiled: bool = True  # the steps of all methods but auto-decoders
-    keys: tuple[tuple[str, Any], ...] = ()  # further curriculum keys, for all methods
+    compiled: bool = True
+    keys: tuple[tuple[str, Any], ...] = ()
 
 
 QUICK = Plan(seconds=10.0, seeds=1, test_images=48, fitted_codes=8, code_steps=50, compiled=False)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training."""
-
-    method: str
-    context_mode: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}_{self.context_mode}_{self.seed}"
-
-    @property
-    def measured_modes(self) -> tuple[str, ...]:
-        """The context modes it is measured with."""
-        modes = CONTEXT_MODES_2D
-        return tuple(m for m in modes if run_of(self.method, m, self.seed) == self)
+@cache
+def compared_methods() -> dict[str, ComparedMethod]:
+    """The methods by short name."""
+    return choose_methods([f"digits_{method}" for method in METHODS], want_2d=True)
 
 
-def run_of(method: str, mode: str, seed: int) -> Run:
-    """The run that is measured with a mode.
-
-    An auto-decoder's training sees no context: one serves all modes.
-    """
-    return Run(method, "dense" if fits_codes(method) else mode, seed)
-
-
-def fits_codes(method: str) -> bool:
-    return method.startswith("autodecoder")
-
-
-def runs(seeds: int) -> list[Run]:
+def all_runs(seeds: int) -> list[Run]:
     """Every run; a seed is finished with all methods before the next."""
-    wanted = [
-        run_of(method, mode, seed)
+    return [
+        run
         for seed in range(seeds)
-        for method in METHODS
-        for mode in CONTEXT_MODES_2D
+        for name, method in compared_methods().items()
+        for run in runs_of_method(name, method.fits_codes, CONTEXT_MODES_2D, seed)
     ]
-    return list(dict.fromkeys(wanted))
 
 
-def curriculum_of(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
-    """The curriculum of a run."""
+# One run
+
+
+def run_curriculum(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
+    """The complete curriculum of a run."""
+    method = compared_methods()[run.method]
     keys = {
         "data_source": source,
         "context_mode": run.context_mode,
         "seed": run.seed,
         "output_dir": str(output / run.name),
-        "test_images": plan.fitted_codes if fits_codes(run.method) else plan.test_images,
+        "test_images": plan.fitted_codes if method.fits_codes else plan.test_images,
         "code_steps": plan.code_steps,
         "val_images": 16,
-        "compile": plan.compiled and not fits_codes(run.method),
+        "compile": plan.compiled and not method.fits_codes,
         **dict(plan.keys),
     }
-    return load_curriculum(CURRICULUMS, f"digits_{run.method}", keys)
+    return method.complete_curriculum(keys)
 
 
-def work(run: Run, plan: Plan, output: Path, source: str) -> dict[str, Any]:
-    """Train and measure; what comes out is kept in the run's folder, and not redone."""
-    torch.set_num_threads(1)
-    curriculum = curriculum_of(run, plan, output, source)
+def measure_run(
+    run: Run, model: Method, curriculum: Mapping[str, Any], first_images: int
+) -> dict[str, Any]:
+    """Fit and measure the test images from contexts of each of the run's modes.
 
-    def measured() -> dict[str, Any]:
-        model, _ = load_model(latest_checkpoint(curriculum), curriculum)
-        modes = {}
-        for mode in run.measured_modes:
-            result = evaluate(model, {**curriculum, "context_mode": mode}, CPU)
-            rows = result.pop("shapes")  # thousands
-            modes[mode] = {**result, "first": first(rows, plan.fitted_codes)}
-        return {"parameters": sum(p.numel() for p in model.parameters()), "modes": modes}
-
-    return kept(curriculum, plan.seconds, ONLY_MEASURING, measured)
+    first_images: see `first_errors`.
+    """
+    modes = {}
+    for mode in run.measured_modes:
+        result = evaluate(model, {**curriculum, "context_mode": mode}, CPU)
+        rows = result.pop("shapes")  # thousands
+        modes[mode] = {**result, "first": first_errors(rows, first_images)}
+    return {"parameters": sum(p.numel() for p in model.parameters()), "modes": modes}
 
 
-def first(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, float]:
+def first_errors(rows: Iterable[Mapping[str, Any]], count: int) -> dict[str, float]:
     """Mean absolute error of the first `count` images of each part.
 
-    Those every method has, but for the last in pairs and the last two in threes: auto-decoders,
-    which load no more, complete these with the first digits.
+    All methods are measured on these images, but for the last double and the last two triple ones:
+    auto-decoders load no further digits, and complete them with the first ones.
     """
     by_part: dict[str, list[float]] = {part: [] for part in PARTS}
     for row in rows:
@@ -175,63 +170,82 @@ def first(rows: Sequence[Mapping[str, Any]], count: int) -> dict[str, float]:
     return {part: statistics.fmean(values[:count]) for part, values in by_part.items()}
 
 
+def comparison(plan: Plan, output: Path, source: str) -> Sweep:
+    """The sweep over all runs of the comparison."""
+    curriculum = partial(run_curriculum, plan=plan, output=output, source=source)
+    measure = partial(measure_run, first_images=plan.fitted_codes)
+    return Sweep(plan.seconds, curriculum, measure, MEASURING_KEYS)
+
+
 # Results
 
 
-def figures(results: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
+def method_figures(results: Sequence[Mapping[str, Any]], mode: str) -> dict[str, Any]:
     """One method's row: by part and measure, mean and spread over seeds of the images' mean."""
     evaluations = [result["modes"][mode] for result in results]
     return {
         "seeds": len(results),
         "parts": {
             part: {
-                measure: over_seeds([e["parts"][part][measure]["mean"] for e in evaluations])
+                measure: mean_and_spread([e["parts"][part][measure]["mean"] for e in evaluations])
                 for measure in MEASURES
             }
-            | {"first": over_seeds([e["first"][part] for e in evaluations])}
+            | {"first": mean_and_spread([e["first"][part] for e in evaluations])}
             for part in PARTS
         },
-        "training_steps": statistics.median(result["steps"] for result in results),
-        "training_seconds": statistics.fmean(result["seconds"] for result in results),
-        "parameters": results[0]["parameters"],
+        **training_figures(results),
     }
 
 
-def fit_seconds(models: Mapping[str, Models]) -> dict[str, Any]:
-    """Seconds to fit one digit, by mode and method, on one core."""
-    result = {}
-    for mode, of_mode in models.items():
-        data = shared_data(of_mode, "test", TIMED_IMAGES)
-        contexts = [stack([data.task(i, 0)])["context"] for i in range(TIMED_IMAGES)]
-        fitted = {method: model for method, (model, _) in of_mode.items()}
-        result[mode] = fits_in_turns(fitted, contexts, dict.fromkeys(fitted))
-    return result
+def trained_models(sweep: Sweep, runs: Sequence[Run]) -> dict[str, TrainedModels]:
+    """The first seed's models and their curriculums, by mode and method."""
+    models: dict[str, TrainedModels] = {}
+    for mode in CONTEXT_MODES_2D:
+        models[mode] = {}
+        for method in METHODS:
+            run = runs_measured_with(runs, method, mode)[0]
+            model, curriculum = sweep.model(run)
+            models[mode][method] = model, {**curriculum, "context_mode": mode}
+    return models
 
 
-def shared_data(of_mode: Models, part: str, count: int) -> PlaneDataset:
-    """The first `count` digits of a part, the same for all methods of a mode."""
-    _, curriculum = next(iter(of_mode.values()))
+def test_images(models: TrainedModels, part: str, count: int) -> ImageDataset:
+    """The first `count` images of a part, which are the same for all methods of a mode."""
+    _, curriculum = next(iter(models.values()))
     return test_data({**curriculum, "test_images": count}, part)[0]
+
+
+def fit_seconds(models: Mapping[str, TrainedModels]) -> dict[str, dict[str, float]]:
+    """Seconds to fit one test digit on one core, by mode and method; see `fit_times`."""
+    result = {}
+    for mode, trained in models.items():
+        data = test_images(trained, "test", TIMED_IMAGES)
+        contexts = [collate([data.task(i, 0)])["context"] for i in range(TIMED_IMAGES)]
+        result[mode] = fit_times(
+            {method: model for method, (model, _) in trained.items()},
+            dict.fromkeys(trained, contexts),
+            dict.fromkeys(trained),
+        )
+    return result
 
 
 def summarise(results: Mapping[Run, Mapping[str, Any]], plan: Plan, source: str) -> dict[str, Any]:
     """All figures: mode -> method -> row, and every run."""
-    modes: dict[str, Any] = {}
-    for mode in CONTEXT_MODES_2D:
-        for method in METHODS:
-            of_method = [
-                result
-                for run, result in results.items()
-                if run.method == method and mode in run.measured_modes
-            ]
-            if of_method:
-                modes.setdefault(mode, {})[method] = figures(of_method, mode)
     return {
         "plan": asdict(plan),
+        "methods": {name: method.label for name, method in compared_methods().items()},
         "data": "Embedded digits of scikit-learn" if source == EMBEDDED else "MNIST",
         "definitions": {name: DEFINITIONS[name] for name in MEASURES},
         "machine": machine(),
-        "modes": modes,
+        "modes": {
+            mode: {
+                method: method_figures(
+                    [results[run] for run in runs_measured_with(results, method, mode)], mode
+                )
+                for method in METHODS
+            }
+            for mode in CONTEXT_MODES_2D
+        },
         "runs": {
             run.name: {name: value for name, value in result.items() if name != "settings"}
             for run, result in results.items()
@@ -239,64 +253,73 @@ def summarise(results: Mapping[Run, Mapping[str, Any]], plan: Plan, source: str)
     }
 
 
+# Tables
+
+
 def tables(summary: Mapping[str, Any]) -> str:
     """The figures as Markdown."""
-    plan, lines = summary["plan"], []
+    plan, labels, paragraphs = summary["plan"], summary["methods"], []
+    first = f"error, pixels, of the first {plan['fitted_codes']} images alone", ".3f", 1
     for mode, rows in summary["modes"].items():
-        seeds = max(row["seeds"] for row in rows.values())
-        of_first = f"error, pixels, of the first {plan['fitted_codes']} images alone"
-        for measure, (heading, factor, digits) in {**MEASURES, "first": (of_first, 1, 3)}.items():
-            lines += [
-                f"**{mode}** contexts, {heading}, {seeds} seed{'s' if seeds > 1 else ''}",
-                "",
-                f"| method | {' | '.join(PARTS)} |",
-                "|---" * (1 + len(PARTS)) + "|",
+        for measure, (heading, form, factor) in {**MEASURES, "first": first}.items():
+            lines = [
+                [labels[method]]
+                + [spread_cell(row["parts"][part][measure], form, factor) for part in PARTS]
+                for method, row in rows.items()
             ]
-            for method, row in rows.items():
-                cells = [cell(row["parts"][part][measure], factor, digits) for part in PARTS]
-                lines.append(f"| {METHODS[method]} | {' | '.join(cells)} |")
-            lines.append("")
-    lines += [
-        "| method | ms to fit, dense | levelset | parameters | steps trained |",
-        "|---" * 5 + "|",
-    ]
-    fits = summary["fit_seconds"]
-    for method, row in next(iter(summary["modes"].values())).items():
-        times = [f"{1e3 * fits[mode][method]:.1f}" for mode in CONTEXT_MODES_2D]
-        steps = [summary["modes"][m][method]["training_steps"] for m in CONTEXT_MODES_2D]
+            paragraphs += [
+                f"**{mode}** contexts, {heading}, {count_of_seeds(rows.values())}",
+                markdown_table(["method", *PARTS], lines),
+            ]
+    return "\n\n".join([*paragraphs, cost_table(summary), closing_paragraph(summary)]) + "\n"
+
+
+def cost_table(summary: Mapping[str, Any]) -> str:
+    """Time to fit an image, number of parameters, steps trained."""
+    modes, lines = summary["modes"], []
+    for method, row in modes[CONTEXT_MODES_2D[0]].items():
+        steps = [modes[mode][method]["training_steps"] for mode in CONTEXT_MODES_2D]
         lines.append(
-            f"| {METHODS[method]} | {' | '.join(times)} | {row['parameters']:,} "
-            f"| {' / '.join(f'{s:.0f}' for s in dict.fromkeys(steps))} |"
+            [
+                summary["methods"][method],
+                *(f"{1e3 * summary['fit_seconds'][mode][method]:.1f}" for mode in modes),
+                f"{row['parameters']:,}",
+                " / ".join(f"{s:.0f}" for s in dict.fromkeys(steps)),
+            ]
         )
+    headings = ["method", "ms to fit, dense", "levelset", "parameters", "steps trained"]
+    return markdown_table(headings, lines)
+
+
+def closing_paragraph(summary: Mapping[str, Any]) -> str:
+    """What the measures are, and how the figures came about."""
+    plan = summary["plan"]
     definitions = "; ".join(
         f"{MEASURES[name][0]}: {text}" for name, text in summary["definitions"].items()
     )
-    lines += [
-        "",
+    return (
         f"{summary['data']}, {plan['test_images']} images of each part "
         f"(the first {plan['fitted_codes']} for auto-decoders, whose codes were fitted in "
         f"{plan['code_steps']} steps). {definitions}. Figures are means over seeds "
         "of what the images give, with the standard deviation over seeds. Each method was trained "
-        f"for {plan['seconds']:.0f} s of one core of {summary['machine']['processor']}, PyTorch "
-        f"{summary['machine']['torch']}"
-        f"{', steps compiled but for auto-decoders' if plan['compiled'] else ''}.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"for {training_budget(summary)}"
+        f"{', steps compiled but for auto-decoders' if plan['compiled'] else ''}."
+    )
 
 
 # Pictures
 
 
-def write_methods(path: Path, models: Models) -> None:
+def write_fields(path: Path, models: TrainedModels, labels: Mapping[str, str]) -> None:
     """Rows of digits: the truth, then every method's field."""
     rows = []
     for part in PARTS:
-        data = shared_data(models, part, COMPOSED)
-        for index in range(PICTURED):
+        data = test_images(models, part, LOADED_IMAGES)
+        for index in range(PICTURED_IMAGES):
             row = [(f"{part} {index}: truth", picture(truth(data, index)))]
-            context = stack([data.task(index, 0)])["context"]
+            context = collate([data.task(index, 0)])["context"]
             for method, (model, _) in models.items():
-                label = METHODS[method].replace("concatenation", "concat.")
+                label = labels[method].replace("concatenation", "concat.")
                 label = label.replace("hypernetwork", "hypernet.")
                 values = field_values(model, data, model.adapt(context), CPU)
                 row.append((label, picture(values)))
@@ -304,12 +327,12 @@ def write_methods(path: Path, models: Models) -> None:
     write_grid(path, rows, PAGE_WIDTH)
 
 
-def write_steps(path: Path, models: Models) -> None:
-    """Rows of digits: MetaSDF's initialisation, each step, the truth; a row for each mode."""
+def write_steps(path: Path, models: TrainedModels) -> None:
+    """Rows of digits: a model's initialisation, each step, the truth; a row for each mode."""
     rows = []
     for part in PARTS:
         for mode, (model, curriculum) in models.items():
-            data, _ = test_data({**curriculum, "test_images": COMPOSED}, part)
+            data, _ = test_data({**curriculum, "test_images": LOADED_IMAGES}, part)
             rows.append(adaptation_row(model, data, 0, CPU, f"{part}, {mode}"))
     write_grid(path, rows, PAGE_WIDTH)
 
@@ -317,57 +340,48 @@ def write_steps(path: Path, models: Models) -> None:
 # The command
 
 
-def reproduce(
-    plan: Plan, output: Path, docs: Path, source: str = "auto", processes: int | None = None
-) -> int:
-    """Do what is not done yet, and write tables and pictures; how many runs failed.
+def compare(plan: Plan, output: Path, docs: Path, source: str, processes: int | None = None) -> int:
+    """Do what is not done yet, and write tables and pictures; returns how many runs failed.
 
     Unless all runs succeed there are no tables, as they would compare different things.
+
+    Args:
+        plan: how much is done.
+        output: an absolute path, the folder of the runs.
+        docs: folder of tables and pictures.
+        source: of the digits, as `find_digits` returns it.
+        processes: runs at once; None: as many as there are cores.
     """
-    wanted = runs(plan.seeds)
-    one = partial(work, plan=plan, output=output, source=source)
-    results, failed = side_by_side(one, wanted, processes)
+    runs, sweep = all_runs(plan.seeds), comparison(plan, output, source)
+    results, failed = sweep.results(runs, processes)
     if failed:
-        print(f"no tables: {failed} of {len(wanted)} runs failed; what is finished is kept")
+        print(f"no tables: {failed} of {len(runs)} runs failed; what is finished is kept")
         return failed
     torch.set_num_threads(1)
-    models: dict[str, Models] = {mode: {} for mode in CONTEXT_MODES_2D}
-    for mode in CONTEXT_MODES_2D:
-        for method in METHODS:
-            run = run_of(method, mode, 0)
-            curriculum = curriculum_of(run, plan, output, source)
-            model, _ = load_model(latest_checkpoint(curriculum), curriculum)
-            models[mode][method] = model, {**curriculum, "context_mode": mode}
-    summary = summarise(results, plan, source)
-    summary["fit_seconds"] = fit_seconds(models)
+    models = trained_models(sweep, runs)
+    summary = {**summarise(results, plan, source), "fit_seconds": fit_seconds(models)}
     write_docs(docs, "reproduce_2d", summary, tables(summary))
-    for mode, of_mode in models.items():
-        write_methods(docs / f"reproduce_2d_{mode}.png", of_mode)
-    write_steps(
-        docs / "reproduce_2d_steps.png",
-        {mode: of_mode["metasdf_siren"] for mode, of_mode in models.items()},
-    )
+    for mode, trained in models.items():
+        write_fields(docs / f"reproduce_2d_{mode}.png", trained, summary["methods"])
+    shown = {mode: trained[SHOWN_STEP_BY_STEP] for mode, trained in models.items()}
+    write_steps(docs / "reproduce_2d_steps.png", shown)
     return failed
 
 
 def main() -> int:
-    parser = CommandLine(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few digits, one seed, minutes")
+    """Run the command; the exit code."""
+    quick = "few digits, one seed, minutes"
+    parser = ComparisonCommand("reproduce_2d", "reproduce_2d", __doc__, quick)
     parser.add_argument(
         "--data", default="auto", help="folder of MNIST; embedded; or auto: downloaded, if possible"
     )
-    parser.add_argument("--output", default=ROOT / "output" / "reproduce_2d", type=Path)
-    parser.add_argument("--docs", default=None, type=Path, help="default: OUTPUT")
-    parser.add_argument("--processes", type=whole_number, help="runs at once (default: cores)")
-    options = parser.parse()
+    plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
     source = find_digits(options.data, ROOT / "data")
-    plan, output = (QUICK, options.output / "quick") if options.quick else (Plan(), options.output)
     if plan.compiled and not can_compile():
         print("there is no C++ compiler here: steps are not compiled, and fewer fit into the time")
         plan = replace(plan, compiled=False)
     source = source if source == EMBEDDED else os.path.abspath(source)
-    failed = reproduce(plan, output, options.docs or output, source, options.processes or None)
-    return 1 if failed else 0
+    return 1 if compare(plan, output, docs, source, processes) else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The methods MetaSDF is compared with (MetaSDF sec. 4): auto-decoder and set encoders.
+"""The baselines that MetaSDF is compared with (MetaSDF sec. 4): auto-decoder and encoders.
 
-Each describes a shape by a latent code. A decoder turns a code into a field in two steps:
-`condition(code [T, L])` does once per shape whatever does not depend on coordinates, and
-`forward(x [T, N, d], conditioned)` evaluates. The auto-decoder finds a new shape's code by
-optimisation, an encoder in one pass over the context.
+Each represents a shape by a latent code. A decoder turns a code into a field in two steps:
+`condition(code [T, L])` does, once per shape, all that does not depend on coordinates, and
+`forward(x [T, N, d], conditioned)` evaluates the field. The auto-decoder finds a new shape's code
+by optimisation, an encoder in one forward pass over the context.
 """
 
 import math
@@ -83,9 +83,9 @@ class DeepSDFDecoder(nn.Module):
 
 
 class ConditionedNetwork(nn.Module):
-    """A coordinate network whose weights a latent code determines, wholly or in part.
+    """A coordinate network whose weights depend on a latent code, all of them or some.
 
-    network: as for MetaSDF; x [N, d] -> [N, c]. `condition` is defined by the two kinds below.
+    network: as for MetaSDF, x [N, d] -> [N, c]. The two subclasses below define `condition`.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -93,7 +93,7 @@ class ConditionedNetwork(nn.Module):
         self.network = network
 
     def weights(self) -> dict[str, Tensor]:
-        """The network's own weights; without a graph where gradients are off."""
+        """The network's own weights, without a graph where gradients are disabled."""
         weights = meta_parameters(self.network)
         if torch.is_grad_enabled():
             return weights
@@ -110,10 +110,10 @@ class ConditionedNetwork(nn.Module):
 class Concatenation(ConditionedNetwork):
     """Conditioning by concatenation: the latent code is a further input beside the coordinates.
 
-    A first layer on (x, code) is W x + V code + b, and V code is the same at every x. So it is
-    added to the bias, once per shape: the same function for less work, and with a positional
-    encoding only the coordinates are encoded. scale: V starts that much smaller than PyTorch's
-    default, for encoders whose codes would drown the coordinates at first.
+    A first layer on (x, code) computes W x + V code + b, where V code is the same at every x. So
+    it is added to the bias once per shape: the same function for less work. With a positional
+    encoding, only the coordinates are encoded. scale: initial scale of V relative to PyTorch's
+    default, for encoders whose codes would dominate the coordinates at first.
     """
 
     def __init__(self, network: nn.Module, latent_features: int, scale: float = 1.0) -> None:
@@ -133,11 +133,11 @@ class Concatenation(ConditionedNetwork):
 
 
 class Hypernetwork(ConditionedNetwork):
-    """Conditioning by a hypernetwork: the latent code determines every weight (Ha et al. 2017).
+    """Conditioning by a hypernetwork: every weight depends on the latent code (Ha et al. 2017).
 
-    A multilayer perceptron maps the code to what is added to each of the network's own, learned
-    weights. These start as the network was initialised, and what is added starts a tenth as
-    large (and at zero for biases that are zero).
+    A multilayer perceptron maps the code to an offset for each of the network's own, learned
+    weights. The weights start as the network was initialised, the offsets a tenth as large (and at
+    zero for biases that are zero).
     """
 
     def __init__(self, network: nn.Module, latent_features: int) -> None:
@@ -164,9 +164,9 @@ class Hypernetwork(ConditionedNetwork):
 
 @torch.no_grad()
 def initialise_he(module: nn.Module) -> None:
-    """Keep features as large from layer to layer of a ReLU network (He et al. 2015, eq. 10).
+    """Initialise a ReLU network so that features keep their size (He et al. 2015, eq. 10).
 
-    With PyTorch's default they shrink, and what differs from shape to shape with them.
+    With PyTorch's default they shrink from layer to layer, and so do differences between shapes.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -175,11 +175,10 @@ def initialise_he(module: nn.Module) -> None:
 
 
 class SetEncoder(nn.Module):
-    """A set of points -> latent code, whatever their order and number (PointNet, Qi et al. 2017).
+    """A set of points -> latent code, independent of their order (PointNet, Qi et al. 2017).
 
-    The same multilayer perceptron reads every context point with its distance, (x, y); the
-    maximum over the points, feature by feature, then becomes the code. values: the number c of
-    numbers at each point.
+    One multilayer perceptron is applied to every context point with its value, (x, y); max pooling
+    over the points and a linear layer give the code. values: number c of channels of y.
     """
 
     def __init__(
@@ -203,12 +202,18 @@ class SetEncoder(nn.Module):
 
 
 class ConvolutionalEncoder(nn.Module):
-    """A context in the plane -> latent code, read as an image.
+    """A context in 2D -> latent code, by convolutions over its points as an image.
 
-    The context's values are averaged in the pixels that its points fall into; a further channel
-    says what share of a pixel's largest count of points has fallen there, so that it also reads
-    contours, where every value is 0. Four convolutions with stride 2, then a linear layer. scale:
-    how large values are, which the network sees divided by it.
+    The context's values are averaged within pixels. A further channel holds the number of points
+    in each pixel, relative to the largest, so that contours can be encoded too, where every value
+    is 0. Four convolutions with stride 2, then a linear layer.
+
+    Args:
+        frame: where the pixels stand.
+        latent_features: length L of the codes.
+        width: channels of the first convolution.
+        values: channels c of the context's values.
+        scale: typical size of the values; the network sees them divided by it.
     """
 
     def __init__(
@@ -256,10 +261,10 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class EncoderSDF(Method):
-    """An encoder reads the context, a decoder gives the field of the latent code.
+    """An encoder maps the context to a latent code, a decoder maps the code to a field.
 
-    Reading counts as one step: `adapt` with num_steps = 0 gives the field of the code zero, any
-    more steps change nothing.
+    Encoding counts as one step: `adapt` with num_steps = 0 gives the field of the zero code, and
+    further steps change nothing.
     """
 
     num_steps = 1
@@ -319,8 +324,9 @@ class AutoDecoder(Method):
     def adapt(self, context: tuple[Tensor, Tensor], num_steps: int | None = None) -> Any:
         """Optimise a code for each task's context: (x [T, N, d], y [T, N, 1]) -> T fields.
 
-        The network is frozen and dropout off, in training mode too; the result has no graph.
-        Of more than `num_points` context points each step sees a random subset (always the same).
+        The network is frozen and dropout off, in training mode too; the result has no graph. Of
+        more than `num_points` context points, each step takes a random subset (the same every
+        time).
         """
         x, y = context
         num_steps = self.num_steps if num_steps is None else num_steps
@@ -332,13 +338,13 @@ class AutoDecoder(Method):
         training = self.training
         self.eval()
         for _ in range(num_steps):
-            seen = slice(None)
+            subset = slice(None)
             if x.shape[1] > self.num_points:
-                seen = torch.randperm(x.shape[1], generator=draws)[: self.num_points].to(x.device)
+                subset = torch.randperm(x.shape[1], generator=draws)[: self.num_points].to(x.device)
             with torch.enable_grad():
-                prediction = self.predict(x[:, seen], self.decoder.condition(code))
+                prediction = self.predict(x[:, subset], self.decoder.condition(code))
                 # Summed over tasks, so no task's gradient depends on how many there are.
-                loss = (self.loss.inner(prediction, y[:, seen]) + code_penalty(code)).sum()
+                loss = (self.loss.inner(prediction, y[:, subset]) + code_penalty(code)).sum()
                 (code.grad,) = torch.autograd.grad(loss, [code])
             optimizer.step()
             schedule.step()
@@ -353,9 +359,9 @@ class AutoDecoder(Method):
     def outer_loss(
         self, batch: Mapping[str, Any], whole: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """In training: error of the shapes' own codes on the queries, and the codes' penalty.
+        """In training: the error of the shapes' own codes at the queries plus the codes' penalty.
 
-        Besides the queries, the batch gives "index" [T], which training shapes these are, and
+        Besides the queries, the batch holds "index" [T], which training shapes these are, and
         "epoch", counted from 0. In evaluation mode codes are fitted to the contexts.
         """
         if not self.training:

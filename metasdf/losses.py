@@ -1,9 +1,9 @@
 """Losses between a network's output [T, N, c] and signed distances [T, N, 1], inside negative.
 
 Each loss gives `inner` per task [T], averaged over a task's points, so that what one task
-learns from its context does not depend on the others; and `outer`, one number for a batch. Where
-the tasks are only a part of a batch, `outer` takes the targets of the whole, and gives what the
-part contributes to the batch's loss: summed over all parts, that loss.
+learns from its context does not depend on the others; and `outer`, one number for a batch. For a
+micro-batch, `outer` also takes the targets of the full batch, `whole`: the losses of all
+micro-batches then sum to the loss of the full batch.
 """
 
 from collections.abc import Callable
@@ -94,8 +94,8 @@ class CompositeLoss(nn.Module):
 
     BCE / (2 s0^2) + L1 / (2 s1^2) + log(s0 s1), where channel 0 of the network is the logit of
     "outside", channel 1 the signed distance, and s = (s0, s1) starts at 1. The inner and the
-    outer loss each learn their own pair (Kendall et al. 2018). The outer L1 term leaves out
-    queries whose target is exactly -1.
+    outer loss each learn their own pair (Kendall et al. 2018). In the outer L1 term, queries whose
+    target is exactly -1 count as 0, and the mean is over all queries, as in the original.
     """
 
     out_features = 2
@@ -111,12 +111,10 @@ class CompositeLoss(nn.Module):
         return self._weigh(bce.mean(dim=-1), l1.mean(dim=-1), self.sigma)
 
     def outer(self, prediction: Tensor, target: Tensor, whole: Tensor | None = None) -> Tensor:
-        whole = target if whole is None else whole
+        share = 1.0 if whole is None else target.numel() / whole.numel()
         bce, l1 = self._terms(prediction, target)
-        known = target[..., 0] != IGNORED_DISTANCE
-        count = (whole[..., 0] != IGNORED_DISTANCE).sum().clamp(min=1)
-        share = target.numel() / whole.numel()
-        return self._weigh(bce.mean() * share, (l1 * known).sum() / count, self.sigma_outer, share)
+        l1 = l1 * (target[..., 0] != IGNORED_DISTANCE)
+        return self._weigh(bce.mean() * share, l1.mean() * share, self.sigma_outer, share)
 
     @staticmethod
     def _terms(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,10 +48,12 @@ def checkpointed_step(params: Params, step_size: Params, loss: Loss) -> Params:
     names = list(params)
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-        start, size = tensors[: len(names)], tensors[len(names) :]
-        by_name = [dict(zip(names, half, strict=True)) for half in (start, size)]
+        halves = tensors[: len(names)], tensors[len(names) :]
+        start, size = (dict(zip(names, half, strict=True)) for half in halves)
+        recording = torch.is_grad_enabled()  # only in the backward pass
         with torch.enable_grad():
-            return tuple(inner_step(*by_name, loss, first_order=False).values())
+            result = inner_step(start, size, loss, first_order=not recording).values()
+        return tuple(p if recording else p.detach() for p in result)
 
     inputs = (*params.values(), *(step_size[name] for name in names))
     return OrderedDict(zip(names, checkpoint(step, *inputs, use_reentrant=True), strict=True))
@@ -68,10 +70,9 @@ def adapt(
 
     Args:
         params: name -> tensor, where to start.
-        step_sizes: for each step name -> tensor that broadcasts with the parameter.
+        step_sizes: for each step, name -> tensor that broadcasts with the parameter.
         loss: maps params to a scalar.
-        first_order: treat the gradients dL/dparams as constants (FOMAML): no second derivatives
-            are formed at all.
+        first_order: gradients count as constants (FOMAML): no second derivatives are formed.
         checkpointing: see `checkpointed_step`; without effect where `first_order` is set.
 
     Returns:
@@ -164,9 +165,8 @@ class MetaSDF(Method):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.loss = network, loss
-        self.num_steps, self.first_order = num_steps, first_order
-        self.checkpointing = checkpointing
+        self.network, self.loss, self.num_steps = network, loss, num_steps
+        self.first_order, self.checkpointing = first_order, checkpointing
         weights = meta_parameters(network)
         self.step_sizes = StepSizes(
             step_size_type, weights, num_steps, initial_step_size, original_extra_steps

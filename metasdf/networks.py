@@ -132,8 +132,14 @@ NETWORKS = ("relu", "pe", "siren")
 class CoordinateNetwork(MetaModule):
     """A multilayer perceptron from coordinates to field values: x [..., d] -> [..., c].
 
-    kind: "relu", "pe" (positional encoding before a ReLU network) or "siren".
-    hidden_layers counts the width -> width layers between the input and the output layer.
+    Args:
+        kind: "relu", "pe" (positional encoding before a ReLU network) or "siren".
+        in_features, out_features: d and c.
+        hidden_features: width.
+        hidden_layers: number of width -> width layers between the input and the output layer.
+        frequencies: octaves of the positional encoding.
+        w0: frequency factor of SIREN.
+        output_bias: where the biases of the output layer start; None: as the kind has it.
     """
 
     def __init__(
@@ -145,6 +151,7 @@ class CoordinateNetwork(MetaModule):
         hidden_layers: int = 8,
         frequencies: int = 5,
         w0: float = 30.0,
+        output_bias: float | None = None,
     ) -> None:
         super().__init__()
         if kind not in NETWORKS:
@@ -164,6 +171,8 @@ class CoordinateNetwork(MetaModule):
             initialise_siren(self, w0)
         else:
             initialise_sal(self)
+        if output_bias is not None:
+            nn.init.constant_(self.net[-1].bias, output_bias)
 
     def forward(self, x: Tensor, params: Params | None = None) -> Tensor:
         return self.net(x, params=self.get_subdict(params, "net"))

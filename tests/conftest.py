@@ -13,8 +13,9 @@ import pytest
 import torch
 import trimesh
 
-from metasdf.commands.arguments import CommandLine
-from metasdf.data.samples import write_normalisation, write_points, write_sdf_samples
+from metasdf.commands.arguments import CurriculumCommandLine
+from metasdf.data.formats import write_normalisation, write_points, write_sdf_samples
+from metasdf.geometry.normalisation import Normalisation
 from metasdf.learning.curriculum import KEYS_2D, load_curriculum
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,11 +87,11 @@ def write_sphere(folder: Path, name: str, radius: float, count: int = 4000) -> N
     write_sdf_samples(
         folder / "SdfSamples" / f"{path}.npz", rows[rows[:, 3] > 0], rows[rows[:, 3] <= 0]
     )
-    offset, scale = np.array([-1.0, -2.0, -3.0], np.float32), 2.0
-    write_normalisation(folder / "NormalizationParameters" / f"{path}.npz", offset, scale)
+    frame = Normalisation(np.array([-1.0, -2.0, -3.0]), 2.0)
+    write_normalisation(folder / "NormalizationParameters" / f"{path}.npz", frame)
     direction = rng.normal(size=(30_000, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    surface = radius * direction / scale - offset
+    surface = frame.invert(radius * direction)
     write_points(folder / "SurfaceSamples" / f"{path}.ply", surface)
 
 
@@ -138,10 +139,10 @@ def sphere_arguments(spheres: Path, output: Path, **overrides: object) -> list[s
 
 def sphere_curriculum(spheres: Path, output: Path, **overrides: object) -> dict:
     """The complete curriculum of `sphere_arguments`."""
-    parser = CommandLine()
+    parser = CurriculumCommandLine()
     parser.add_curriculum_keys()
     options = parser.parse(sphere_arguments(spheres, output, **overrides))
-    return load_curriculum(ROOT / "3D" / "curriculums.py", "tables_tiny", parser.overrides(options))
+    return load_curriculum("tables_tiny", parser.overrides(options))
 
 
 def icosphere(radius: float) -> trimesh.Trimesh:
@@ -155,7 +156,7 @@ def write_idx(path: Path, images: np.ndarray) -> None:
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
-def plane_arguments(output: Path, **overrides: object) -> list[str]:
+def image_arguments(output: Path, **overrides: object) -> list[str]:
     """Command-line overrides that make any curriculum of 2D a tiny one on embedded images."""
     keys = {
         "data_source": "embedded",
@@ -184,9 +185,9 @@ def plane_arguments(output: Path, **overrides: object) -> list[str]:
     return [text for key, value in keys.items() for text in (f"--{key}", str(value))]
 
 
-def plane_curriculum(output: Path, name: str = "mnist", **overrides: object) -> dict:
-    """The complete curriculum of `plane_arguments`."""
-    parser = CommandLine()
+def image_curriculum(output: Path, name: str = "mnist", **overrides: object) -> dict:
+    """The complete curriculum of `image_arguments`."""
+    parser = CurriculumCommandLine()
     parser.add_curriculum_keys(KEYS_2D)
-    options = parser.parse(plane_arguments(output, **overrides))
-    return load_curriculum(ROOT / "2D" / "curriculums.py", name, parser.overrides(options))
+    options = parser.parse(image_arguments(output, **overrides))
+    return load_curriculum(name, parser.overrides(options))

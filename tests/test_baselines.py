@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from conftest import sphere_curriculum
+from metasdf.api import train
 from metasdf.baselines import (
     AutoDecoder,
     Concatenation,
@@ -14,10 +15,9 @@ from metasdf.baselines import (
 )
 from metasdf.data.names import read_split
 from metasdf.errors import InputError
-from metasdf.evaluation.evaluate import evaluate_folder
+from metasdf.evaluation.folder import evaluate
 from metasdf.learning.checkpoints import load_checkpoint, load_model
 from metasdf.learning.models import build_model
-from metasdf.learning.training import train
 from metasdf.losses import build_loss
 from metasdf.networks import CoordinateNetwork, meta_parameters
 from metasdf.reconstruction.fitting import reconstruct_shape
@@ -273,24 +273,25 @@ def trained(request, spheres, tmp_path_factory):
     keys = {"num_epochs": 400, "lr": 2e-3, "dropout": 0.0, "validate_every": 400}
     keys["lr_schedule"] = "cosine"  # ends calmly, so that rounding does not decide how well
     options = curriculum(spheres, output, request.param, **keys)
-    assert train(options, CPU) == 0
+    assert train(options, device=CPU).left_out == 0
     return options, output / "checkpoints" / "latest.pth"
 
 
 def test_a_trained_model_is_rebuilt_reconstructs_and_is_measured(trained):
     options, checkpoint = trained
-    model, saved = load_model(checkpoint)
+    model = load_model(checkpoint)
+    saved = model.curriculum
     assert saved["method"] == options["method"]
     assert reconstruct_split(model, options, CPU, checkpoint, trajectories=1) == 0
-    result, failed = evaluate_folder(options["reconstruction_output_dir"])
-    assert failed == 0
+    result = evaluate(options["reconstruction_output_dir"])
+    assert result["num_failed"] == 0
     assert result["misclassified_percentage"]["mean"] < 15
     assert result["chamfer"]["mean"] < 2 * 0.05**2  # radius wrong by 0.1, original frame
 
 
 def test_a_fit_finds_the_radius_of_a_sphere_it_has_not_seen(trained):
     options, checkpoint = trained
-    model, _ = load_model(checkpoint)
+    model = load_model(checkpoint)
     radii = [
         reconstruct_shape(model, options, shape, CPU)[0].volume ** (1 / 3) / (4.18879 ** (1 / 3))
         for shape in read_split(options["test_split"])
@@ -305,11 +306,11 @@ def test_the_checkpoint_names_the_training_shapes(trained):
 
 def test_codes_are_not_handed_to_other_shapes(spheres, tmp_path):
     options = curriculum(spheres, tmp_path, "autodecoder", num_epochs=1, code_steps=1)
-    train(options, CPU)
+    train(options, device=CPU)
     split = tmp_path / "train.json"
     split.write_text('{"made": {"spheres": ["b", "a", "c", "d"]}}')
     with pytest.raises(InputError, match="has latent codes for other training shapes"):
-        train({**options, "train_split": str(split), "num_epochs": 2}, CPU, load=True)
+        train({**options, "train_split": str(split), "num_epochs": 2}, device=CPU, load=True)
 
 
 @pytest.mark.parametrize("kind", ["siren", "pe"])
@@ -325,6 +326,6 @@ def test_an_auto_decoder_with_another_network_concatenates_the_code(spheres, tmp
 
 
 def test_a_checkpoint_of_another_method_is_refused(spheres, tmp_path):
-    train(curriculum(spheres, tmp_path, "set_concat", num_epochs=1), CPU)
+    train(curriculum(spheres, tmp_path, "set_concat", num_epochs=1), device=CPU)
     with pytest.raises(InputError, match="method = 'set_concat', not 'set_hyper'"):
-        train(curriculum(spheres, tmp_path, "set_hyper"), CPU, load=True)
+        train(curriculum(spheres, tmp_path, "set_hyper"), device=CPU, load=True)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from metasdf.errors import InputError, run_command
+from metasdf.commands.console import run_command
+from metasdf.errors import InputError
 from metasdf.files import atomic_path, read_json, write_json
 
 
@@ -132,7 +133,7 @@ def test_mendable_errors_end_in_one_line_without_traceback(error, code, line, ca
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
-    program = "from metasdf.errors import run_command; run_command(lambda: 1 / 0)"
+    program = "from metasdf.commands.console import run_command; run_command(lambda: 1 / 0)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stderr

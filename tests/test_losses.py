@@ -60,12 +60,12 @@ def test_composite_loss_is_the_uncertainty_weighted_sum():
     assert outer.item() == pytest.approx(composite_by_hand(0.3, 0.2, -0.4, 1.5, 0.7))
 
 
-def test_outer_composite_ignores_distances_of_exactly_minus_one():
+def test_outer_composite_counts_distances_of_exactly_minus_one_as_zero_as_the_original_does():
     loss = CompositeLoss()
     prediction = torch.tensor([[[2.0, 0.5], [-2.0, 9.0]]])
     target = torch.tensor([[[0.3], [-1.0]]])
-    bce = math.log1p(math.exp(-2.0))
-    assert loss.outer(prediction, target).item() == pytest.approx(bce / 2 + 0.2 / 2)
+    bce, l1 = math.log1p(math.exp(-2.0)), (0.2 + 0.0) / 2
+    assert loss.outer(prediction, target).item() == pytest.approx(bce / 2 + l1 / 2)
 
 
 def test_a_composite_network_means_sign_times_distance():

@@ -3,11 +3,13 @@
 import copy
 import gc
 import itertools
+import warnings
 import weakref
 
 import pytest
 import torch
 
+from metasdf.errors import InputError
 from metasdf.losses import build_loss
 from metasdf.maml import MetaSDF
 from metasdf.networks import BatchLinear, CoordinateNetwork, MetaModule, meta_parameters
@@ -276,3 +278,142 @@ def test_steps_that_are_recomputed_keep_next_to_nothing():
 
     assert kept(4, False) > 3 * kept(1, False)
     assert kept(4, True) < kept(1, False) / 20
+
+
+# Networks of the user's own
+
+
+class PlainBody(MetaModule):
+    """A MetaModule that holds a plain layer, which the inner loop must leave alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = torch.nn.Linear(3, 8), BatchLinear(8, 1)
+
+    def forward(self, x, params=None):
+        return self.head(torch.sin(self.body(x)), params=self.get_subdict(params, "head"))
+
+
+def test_a_plain_layer_in_a_meta_module_gets_the_same_gradient_with_checkpointing():
+    context, query = tasks(dtype=torch.double), tasks(points=15, dtype=torch.double)
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = MetaSDF(
+            PlainBody(), build_loss("l2"), "global", 3, 0.1, checkpointing=checkpointing
+        ).double()
+        assert set(model.adapt(context)) == {"head.weight", "head.bias"}
+        outer_loss(model, context, query).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
+    weight, step = model.network.body.weight, 1e-6
+    for index in ((0, 0), (5, 2)):
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[index] += sign * step
+            values.append(outer_loss(model, context, query).item())
+            with torch.no_grad():
+                weight[index] -= sign * step
+        slope = (values[0] - values[1]) / (2 * step)
+        assert gradients[1]["network.body.weight"][index].item() == pytest.approx(slope, rel=1e-5)
+
+
+class SharedLayers(torch.nn.Module):
+    """One submodule under two names, and two layers that share a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(3, 8)
+        self.middle = self.again = torch.nn.Linear(8, 8)
+        self.tied = torch.nn.Linear(8, 8)
+        self.tied.weight = self.middle.weight
+        self.last = torch.nn.Linear(8, 1)
+
+    def forward(self, x):
+        h = torch.sin(self.first(x))
+        for layer in (self.middle, self.again, self.tied):
+            h = torch.sin(layer(h))
+        return self.last(h)
+
+
+def test_shared_and_tied_weights_survive_and_are_adapted_together():
+    model = MetaSDF(SharedLayers(), build_loss("l2"), "global", 3, 0.1)
+    before = copy.deepcopy(model.network.state_dict())
+    context = tasks()
+    adapted = model.adapt(context)
+    assert set(adapted) == {name for name, _ in model.network.named_parameters()}
+    for name, value in model.network.state_dict().items():
+        assert type(value) is torch.Tensor
+        assert torch.equal(value, before[name])
+    x = torch.randn(3, 5, 3)
+    prediction = model.predict(x, adapted)
+    for task in range(3):
+        alone = SharedLayers()
+        with torch.no_grad():
+            for name, p in alone.named_parameters():
+                p.copy_(adapted[name][task])
+        torch.testing.assert_close(alone(x[task]), prediction[task])
+    outer_loss(model, context, tasks()).backward()  # and a second time
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_dropout_in_a_plain_network_works_in_training_and_is_off_in_evaluation(order):
+    network = torch.nn.Sequential(
+        torch.nn.Linear(3, 64), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 1)
+    )
+    model = MetaSDF(network, build_loss("l1"), "global", 2, 0.01, first_order=order == "first")
+    x = torch.rand(1, 20, 3).expand(2, -1, -1)
+    same = x, x.norm(dim=-1, keepdim=True) - 0.5
+    model.train()
+    a, b = model(same, x)  # two equal tasks, each with masks of its own
+    assert not torch.allclose(a, b)
+    outer_loss(model, same, same).backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+    model.eval()
+    a, b = model(same, x)
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("mode", ["second order", "first order", "checkpointing", "evaluation"])
+def test_frozen_weights_are_neither_adapted_nor_meta_learned(plain, mode):
+    torch.manual_seed(1)
+    if plain:
+        network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        frozen = [network[0].weight, network[0].bias, network[2].bias]
+    else:
+        network = CoordinateNetwork("relu", 3, 1, hidden_features=8, hidden_layers=1)
+        frozen = [*network.net[0].parameters(), network.net[4].bias]
+    for p in frozen:
+        p.requires_grad_(False)
+    model = MetaSDF(
+        network,
+        build_loss("l2"),
+        "per_parameter",
+        2,
+        0.05,
+        first_order=mode == "first order",
+        checkpointing=mode == "checkpointing",
+    )
+    model.train(mode != "evaluation")
+    before = [p.clone() for p in frozen]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapted = model.adapt(tasks())
+    learned = [name for name, p in network.named_parameters() if p.requires_grad]
+    assert list(adapted) == learned == model.step_sizes.names
+    assert not torch.equal(adapted[learned[-1]][0], adapted[learned[-1]][1])
+    if mode != "evaluation":
+        outer_loss(model, tasks(), tasks()).backward()
+        assert all(p.grad is None for p in frozen)
+        torch.optim.Adam(model.parameters()).step()
+    assert all(torch.equal(p, q) for p, q in zip(frozen, before, strict=True))
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_an_error():
+    model = build()
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match="frozen"):
+        model.eval().adapt(tasks())

@@ -1,12 +1,7 @@
 """Meta-train a curriculum of 2D/curriculums.py: python run_train.py CURRICULUM [--load]"""
 
-from pathlib import Path
-
-from metasdf.commands.train import train_command
-from metasdf.errors import run_command
-from metasdf.learning.curriculum import KEYS_2D
-
-CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
+from metasdf.commands.console import run_command
+from metasdf.commands.train import main
 
 if __name__ == "__main__":
-    run_command(lambda: train_command(__doc__, CURRICULUMS, KEYS_2D))
+    run_command(lambda: main(kind="2D"))

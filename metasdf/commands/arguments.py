@@ -1,27 +1,36 @@
-"""Curriculums: plain dictionaries of values that say what to train, on what and how.
-
-This module knows every key, its default, its meaning and what values it takes. Any key can be
-overridden on a command line as `--key value`.
-"""
+"""Command lines that know the curriculums and their keys."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from metasdf.commands.command_line import CommandLine
 from metasdf.errors import InputError
-from metasdf.learning.curriculum import KEYS, KEYS_2D, REQUIRED, Key, listed, near_matches
+from metasdf.learning.curriculum import (
+    KEYS,
+    KEYS_2D,
+    REQUIRED,
+    Key,
+    keys_of,
+    load_curriculum,
+    read_curriculums,
+)
+from metasdf.learning.device import DEVICES
 
 
-class CommandLine(argparse.ArgumentParser):
-    """A parser whose errors are InputErrors with near matches, and that knows curriculum keys."""
+class CurriculumCommandLine(CommandLine):
+    """A command line on which every curriculum key is an option."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    def add_curriculum(self) -> None:
+        """Accept a curriculum's name, the file it stands in, and the device to run on."""
+        self.add_argument("curriculum", help="its name; `metasdf curriculums` lists them")
+        self.add_curriculums_file()
+        self.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
+
+    def add_curriculums_file(self) -> None:
+        self.add_argument(
+            "--curriculums", metavar="FILE", help="a Python file of your own curriculums"
         )
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message} (see {self.prog} --help)")
 
     def add_curriculum_keys(
         self,
@@ -32,7 +41,7 @@ class CommandLine(argparse.ArgumentParser):
         group = self.add_argument_group(title)
         for name, key in keys.items():
             default = "" if key.default is REQUIRED else f" (default {key.default})"
-            choices = f", one of {listed(key.choices)}" if key.choices else ""
+            choices = f", one of {key.accepted()}" if key.choices else ""
             group.add_argument(
                 f"--{name}",
                 type=_parser(name, key),
@@ -41,29 +50,29 @@ class CommandLine(argparse.ArgumentParser):
                 help=f"{key.help}{choices}{default}".replace("%", "%%"),
             )
 
-    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse; an unknown option is an InputError that names the near matches."""
-        options, unknown = self.parse_known_args(arguments)
-        if unknown:
-            known = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
-            word = unknown[0].split("=")[0]
-            if not word.startswith("-"):
-                self.error(f"{word!r} is one argument too many")
-            raise InputError(f"unknown argument {word!r}{near_matches(word, known)}")
-        return options
-
     @staticmethod
     def overrides(options: argparse.Namespace) -> dict[str, Any]:
         """The curriculum keys that were given on the command line."""
         known = KEYS.keys() | KEYS_2D.keys()
         return {name: value for name, value in vars(options).items() if name in known}
 
+    def chosen_curriculum(self, options: argparse.Namespace) -> dict[str, Any]:
+        """The complete curriculum that the command line names, with its overrides."""
+        overrides = self.overrides(options)
+        return load_curriculum(options.curriculum, overrides, file=options.curriculums)
 
-def whole_number(text: str) -> int:
-    """A command-line value that counts something: 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
-    return int(text)
+
+def named_keys(arguments: Sequence[str], otherwise: Mapping[str, Key]) -> Mapping[str, Key]:
+    """The keys of the curriculum that a command line names, before it is parsed.
+
+    Curriculums of 3D and of 2D have different keys. otherwise: where none is named, as with --help.
+    """
+    finder = CurriculumCommandLine(add_help=False)
+    finder.add_curriculums_file()
+    options, _ = finder.parse_known_args(arguments)
+    curriculums = read_curriculums(options.curriculums)
+    name = next((a for a in arguments if a in curriculums), None)
+    return otherwise if name is None else keys_of(curriculums[name])
 
 
 def _parser(name: str, key: Key) -> Callable[[str], Any]:

@@ -1,28 +1,43 @@
-"""What the commands of 2D and 3D have in common."""
+"""Meta-train a curriculum.
 
-from collections.abc import Mapping
-from pathlib import Path
+    metasdf train tables_tiny                        checkpoints and logs below its output_dir
+    metasdf train tables_tiny --load                 go on from the latest checkpoint
+    metasdf train planes_pe --data_source DATA --ScenesPerBatch 16
+    metasdf train mine --curriculums my_curriculums.py
+    metasdf train tables_tiny --network my_package.networks:MyNetwork
 
-from metasdf.commands.arguments import CommandLine
-from metasdf.learning.curriculum import Key, load_curriculum
-from metasdf.learning.device import DEVICES, choose_device, keep_freed_memory
-from metasdf.learning.training import train
+Exit codes: 0 all shapes were used, 1 some were left out (by name and reason), 2 bad input.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from metasdf.api import train
+from metasdf.commands.arguments import CurriculumCommandLine, named_keys
+from metasdf.learning.curriculum import KEYS, KEYS_2D
+from metasdf.learning.device import choose_device, keep_freed_memory
 
 
-def train_command(description: str, curriculums: Path, keys: Mapping[str, Key]) -> int:
-    """run_train.py: meta-train a curriculum that the command line names; the exit code."""
-    parser = CommandLine(description=description)
-    parser.add_argument("curriculum", help="name in curriculums.py")
+def main(arguments: Sequence[str] | None = None, prog: str | None = None, kind: str = "3D") -> int:
+    """Run the command; the exit code. kind: whose keys --help lists by itself, "2D" or "3D"."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parser = CurriculumCommandLine(prog=prog, description=__doc__)
+    parser.add_curriculum()
     parser.add_argument("--load", action="store_true", help="go on from the latest checkpoint")
     parser.add_argument(
         "--overwrite", action="store_true", help="start anew where a checkpoint exists"
     )
-    parser.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
-    parser.add_curriculum_keys(keys)
-    options = parser.parse()
+    parser.add_curriculum_keys(named_keys(arguments, KEYS_2D if kind == "2D" else KEYS))
+    options = parser.parse(arguments)
     if options.load and options.overwrite:
         parser.error("--load goes on, --overwrite starts anew; give one of them")
-    curriculum = load_curriculum(curriculums, options.curriculum, parser.overrides(options))
+    curriculum = parser.chosen_curriculum(options)
+    device = choose_device(options.device)
     keep_freed_memory()
-    left_out = train(curriculum, choose_device(options.device), options.load, options.overwrite)
-    return 1 if left_out else 0
+    result = train(curriculum, device=device, load=options.load, overwrite=options.overwrite)
+    last = curriculum["num_epochs"]
+    if result.losses:
+        print(f"trained {last} epochs, {result.steps} steps: {result.checkpoint}")
+    else:
+        print(f"nothing to do, {last} epochs are trained already: {result.checkpoint}")
+    return 1 if result.left_out else 0

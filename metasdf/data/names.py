@@ -1,13 +1,11 @@
-"""DeepSDF's files on disk -> tasks of (context, query).
+"""The names of shapes: in split files and in a data folder, laid out as DeepSDF does.
 
-    <data_source>/SdfSamples/<dataset>/<class>/<instance>.npz       pos, neg: float32 [n, 4]
-    <data_source>/SurfaceSamples/<dataset>/<class>/<instance>.ply   points in the mesh's own frame
-    <data_source>/PartialSamples/<dataset>/<class>/<instance>.ply   the same, of a partial scan
-    <data_source>/NormalizationParameters/<dataset>/<class>/<instance>.npz   offset [3], scale [1]
+    <data_source>/SdfSamples/<dataset>/<class>/<instance>.npz
+    <data_source>/SurfaceSamples/<dataset>/<class>/<instance>.ply
+    <data_source>/PartialSamples/<dataset>/<class>/<instance>.ply
+    <data_source>/NormalizationParameters/<dataset>/<class>/<instance>.npz
 
-Rows of pos and neg are x, y, z, signed distance, normalised: (original + offset) * scale.
-SDF samples are memory-mapped where they lie, never read whole. Every random number follows from
-(seed, epoch, shape), so neither order nor interruption changes what is drawn.
+`formats` describes what these files hold.
 """
 
 import os
@@ -18,9 +16,20 @@ from typing import NamedTuple
 from metasdf.errors import InputError
 from metasdf.files import read_json, write_json
 
+SDF_SAMPLES = "SdfSamples"
+SURFACE_SAMPLES = "SurfaceSamples"
+PARTIAL_SAMPLES = "PartialSamples"
+NORMALISATION = "NormalizationParameters"
+SUFFIXES = {
+    SDF_SAMPLES: ".npz",
+    SURFACE_SAMPLES: ".ply",
+    PARTIAL_SAMPLES: ".ply",
+    NORMALISATION: ".npz",
+}
+
 
 class ShapeName(NamedTuple):
-    """Where a shape stands in a split file and on disk."""
+    """A shape's name: its dataset, its category (DeepSDF: class) and its instance."""
 
     dataset: str
     category: str
@@ -29,12 +38,20 @@ class ShapeName(NamedTuple):
     def __str__(self) -> str:
         return "/".join(self)
 
-    def file(self, data_source: str | os.PathLike, folder: str, suffix: str) -> Path:
-        return Path(data_source, folder, self.dataset, self.category, self.instance + suffix)
+    def file(self, data_source: str | os.PathLike, folder: str) -> Path:
+        """The shape's file in a folder, a key of SUFFIXES, of a data folder."""
+        # Not with_suffix, which would shorten an instance such as "v1.2".
+        file = self.instance + SUFFIXES[folder]
+        return Path(data_source, folder, self.dataset, self.category, file)
 
 
 def read_split(path: str | os.PathLike) -> list[ShapeName]:
-    """The shapes of a split file, {dataset: {class: [instance, ...]}}, in file order."""
+    """The shapes of a split file, {dataset: {class: [instance, ...]}}, once each, in file order.
+
+    Raises:
+        InputError: the file is missing or malformed, names no shape, or holds a name that cannot
+            be that of a file.
+    """
     path = Path(path)
     if not path.exists():
         raise InputError(
@@ -55,15 +72,20 @@ def read_split(path: str | os.PathLike) -> list[ShapeName]:
     except (AttributeError, TypeError):
         raise InputError(f"{path}: is not of the form {{dataset: {{class: [name]}}}}") from None
     for shape in shapes:
-        if not all(isinstance(part, str) and part not in ("", ".", "..") for part in shape) or any(
-            character in "/\\\0" or "\ud800" <= character <= "\udfff"
-            for part in shape
-            for character in part
-        ):
+        if not all(map(_is_file_name, shape)):
             raise InputError(f"{path}: {list(shape)!r} cannot name a shape's file")
     if not shapes:
         raise InputError(f"{path}: names no shapes; give another split file")
     return list(dict.fromkeys(shapes))
+
+
+def _is_file_name(part: object) -> bool:
+    """Whether part of a name is text that can name a file, and does not lead out of its folder."""
+    return (
+        isinstance(part, str)
+        and part not in ("", ".", "..")
+        and not any(c in "/\\\0" or "\ud800" <= c <= "\udfff" for c in part)
+    )
 
 
 def write_split(path: str | os.PathLike, shapes: Sequence[ShapeName]) -> None:

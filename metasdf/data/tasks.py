@@ -1,13 +1,7 @@
-"""DeepSDF's files on disk -> tasks of (context, query).
+"""Tasks (context and query) of the shapes of a split, and batches of them.
 
-    <data_source>/SdfSamples/<dataset>/<class>/<instance>.npz       pos, neg: float32 [n, 4]
-    <data_source>/SurfaceSamples/<dataset>/<class>/<instance>.ply   points in the mesh's own frame
-    <data_source>/PartialSamples/<dataset>/<class>/<instance>.ply   the same, of a partial scan
-    <data_source>/NormalizationParameters/<dataset>/<class>/<instance>.npz   offset [3], scale [1]
-
-Rows of pos and neg are x, y, z, signed distance, normalised: (original + offset) * scale.
-SDF samples are memory-mapped where they lie, never read whole. Every random number follows from
-(seed, epoch, shape), so neither order nor interruption changes what is drawn.
+Every random number follows from (seed, stream, epoch, shape), so neither order nor interruption
+changes what is drawn.
 """
 
 import os
@@ -21,10 +15,10 @@ import numpy as np
 import torch
 
 from metasdf.data.names import ShapeName
-from metasdf.data.samples import SURFACE_FOLDER, Samples, take_rows
+from metasdf.data.samples import CONTEXT_FOLDERS, Samples, take_rows
 from metasdf.errors import InputError
 
-Task = dict[str, Any]  # "context" and "query", each (x, y); see SDFDataset.batch
+Task = dict[str, Any]  # "context" and "query", each (x, y); see `TaskDataset.batch`
 
 
 def draw_rows(
@@ -35,40 +29,53 @@ def draw_rows(
     query: str,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    """One task: context and query, each rows (n, 4) float32 of x, y, z, signed distance.
+    """Draw one task of a shape as rows x, y, z, signed distance.
 
-    "dense": a random half of the SDF samples is context, and query is all of them, or with
-    query = "held_out" as many that are not in the context. "levelset", "partial": surface points
-    with distance 0 are context, all SDF samples are query.
+    Args:
+        samples: the shape's data.
+        context_mode: "dense": the context is a random half of the drawn SDF samples. "levelset",
+            "partial": it is surface points, with distance 0.
+        sdf_samples: number of SDF samples.
+        surface_samples: number of surface points.
+        query: "all": the query is all drawn SDF samples. "held_out", with "dense" only: it is the
+            half that is not the context, and no row of the file is in both.
+        rng: source of randomness.
+
+    Returns:
+        "context" and "query", each (n, 4) float32.
     """
     if context_mode == "dense" and query == "held_out":
-        context, queried = samples.draw_apart(sdf_samples, rng)
+        context, query_rows = samples.draw_disjoint(sdf_samples, rng)
     elif context_mode == "dense":
-        queried = samples.draw_signed(sdf_samples, rng)
-        context = take_rows(queried, rng.permutation(len(queried))[: len(queried) // 2])
+        query_rows = samples.draw_signed(sdf_samples, rng)
+        context = take_rows(query_rows, rng.permutation(len(query_rows))[: len(query_rows) // 2])
     else:
-        queried = samples.draw_signed(sdf_samples, rng)
-        points = samples.draw_surface(surface_samples, rng, SURFACE_FOLDER[context_mode])
+        query_rows = samples.draw_signed(sdf_samples, rng)
+        points = samples.draw_surface(surface_samples, rng, CONTEXT_FOLDERS[context_mode])
         context = np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1)
-    return {"context": context, "query": queried}
+    return {"context": context, "query": query_rows}
 
 
 def draw_task(*arguments: Any, **options: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """`draw_rows` as points and distances: context and query, each (x (n, 3), y (n, 1))."""
-    return points_and_distances(draw_rows(*arguments, **options))
+    """Draw one task, as `draw_rows` does: context and query, each (x (n, 3), y (n, 1)) float32."""
+    return split_columns(draw_rows(*arguments, **options))
 
 
-def points_and_distances(rows: Mapping[str, Any]) -> Task:
+def split_columns(rows: Mapping[str, Any]) -> Task:
     """Rows (..., 4) of context and query, arrays or tensors, as (x (..., 3), y (..., 1))."""
-    return {part: (of[..., :3], of[..., 3:]) for part, of in rows.items()}
+    return {part: (array[..., :3], array[..., 3:]) for part, array in rows.items()}
 
 
 def check_shapes(
     data_source: str | os.PathLike, shapes: Sequence[ShapeName], context_mode: str
 ) -> tuple[list[Samples], dict[str, str]]:
-    """Open every shape's data: the usable ones, and the reason for each that is not, by name.
+    """Open the data of every shape that a context mode needs.
 
-    InputError if the data folder is missing or no shape is usable.
+    Returns:
+        The usable shapes, and for each other one the problem, by its name.
+
+    Raises:
+        InputError: the data folder is missing, or no shape is usable.
     """
     if not Path(data_source).is_dir():
         raise InputError(
@@ -98,11 +105,13 @@ def check_shapes(
 
 
 class TaskDataset:
-    """Tasks to train on. `batches(epoch)` gives the same numbers whenever it is called.
+    """Tasks to train on, in batches. `batches(epoch)` gives the same numbers in every call.
 
-    length: how many tasks there are. curriculum: ScenesPerBatch and seed are used here. stream: a
-    number that sets apart datasets that share a seed (training 0, validation 1). per_epoch: how
-    many of them an epoch takes (None: all).
+    Args:
+        length: number of tasks.
+        curriculum: ScenesPerBatch and seed are used here.
+        stream: makes datasets with the same seed draw different numbers (training 0, validation 1).
+        per_epoch: number of tasks in an epoch; None is all.
     """
 
     def __init__(
@@ -121,41 +130,47 @@ class TaskDataset:
         """One task: context and query, each (x (n, d), y (n, c)) float32."""
         raise NotImplementedError
 
-    def stacked(self, index: Sequence[int], epoch: int) -> Task:
-        """These tasks as one batch."""
-        return stack([self.task(i, epoch) for i in index])
+    def draw_batch(self, index: Sequence[int], epoch: int) -> Task:
+        """The tasks with these indices as one batch, see `collate`."""
+        return collate([self.task(i, epoch) for i in index])
 
     @property
     def batches_per_epoch(self) -> int:
+        """The number of batches in an epoch; the last may be smaller."""
         return -(-self.per_epoch // self.curriculum["ScenesPerBatch"])
 
     def batch(self, epoch: int, number: int) -> Task:
-        """Batch `number` of an epoch: context and query as (x [T, N, d], y [T, N, c]).
+        """Batch `number` of an epoch.
 
-        It also says which tasks it holds, "index" [T], and its "epoch".
+        Returns:
+            "context" and "query", each (x [T, N, d], y [T, N, c]) float32; "index" [T] of its
+            tasks; and "epoch".
         """
-        shuffled = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, 0])
-        order = shuffled.permutation(self.length)[: self.per_epoch]
+        rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, 0])
+        order = rng.permutation(self.length)[: self.per_epoch]
         size = self.curriculum["ScenesPerBatch"]
         index = order[number * size : (number + 1) * size]
-        return {**self.stacked(index, epoch), "index": torch.from_numpy(index), "epoch": epoch}
+        return {**self.draw_batch(index, epoch), "index": torch.from_numpy(index), "epoch": epoch}
 
     def batches(self, epoch: int) -> Iterator[Task]:
-        """The batches of one epoch, each drawn in the background while the last is used."""
+        """The batches of one epoch; a thread draws each while the one before it is used."""
         with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self.batch, epoch, 0)
+            upcoming = pool.submit(self.batch, epoch, 0)
             for number in range(1, self.batches_per_epoch + 1):
-                batch = ahead.result()
+                batch = upcoming.result()
                 if number < self.batches_per_epoch:
-                    ahead = pool.submit(self.batch, epoch, number)
+                    upcoming = pool.submit(self.batch, epoch, number)
                 yield batch
 
 
 class SDFDataset(TaskDataset):
-    """The tasks of one split of shapes.
+    """The tasks of a split, one for each shape.
 
-    samples: the usable shapes. curriculum: context_mode, SDFSamplesPerScene,
-    LevelsetSamplesPerScene, and query are used.
+    Args:
+        samples: the usable shapes, see `check_shapes`.
+        curriculum: context_mode, SDFSamplesPerScene, LevelsetSamplesPerScene and query are used as
+            in `draw_rows`.
+        stream: see `TaskDataset`.
     """
 
     def __init__(
@@ -165,10 +180,11 @@ class SDFDataset(TaskDataset):
         self.samples = list(samples)
 
     def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        return points_and_distances(self.rows(index, epoch))
+        """One task: context and query, each (x (n, 3), y (n, 1)) float32."""
+        return split_columns(self.rows(index, epoch))
 
     def rows(self, index: int, epoch: int) -> dict[str, np.ndarray]:
-        """A task as `draw_rows` gives it."""
+        """One task, as rows (n, 4) of context and query."""
         name = zlib.crc32(str(self.samples[index].shape).encode())
         rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, name, 1])
         return draw_rows(
@@ -180,15 +196,16 @@ class SDFDataset(TaskDataset):
             rng,
         )
 
-    def stacked(self, index: Sequence[int], epoch: int) -> Task:
+    def draw_batch(self, index: Sequence[int], epoch: int) -> Task:
+        """The tasks with these indices as one batch; whole rows are copied, which is faster."""
         tasks = [self.rows(i, epoch) for i in index]
-        return points_and_distances(
+        return split_columns(
             {part: torch.from_numpy(np.stack([task[part] for task in tasks])) for part in tasks[0]}
         )
 
 
-def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:
-    """Tasks of equal sizes -> one batch with a leading task dimension T."""
+def collate(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:
+    """Stack tasks of equal sizes into one batch of tensors with a leading task dimension."""
     return {
         part: tuple(torch.from_numpy(np.stack([task[part][i] for task in tasks])) for i in range(2))
         for part in ("context", "query")
@@ -197,7 +214,7 @@ def stack(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Task:
 
 def to_device(batch: Task, device: torch.device) -> Task:
     """The batch with context and query on `device`."""
-    # Not `non_blocking`: from memory that is not pinned it gains nothing, and on MPS it may read
-    # what has been freed meanwhile.
+    # Not `non_blocking`: from unpinned memory it gains nothing, and on MPS it may read memory that
+    # has been freed meanwhile.
     moved = {part: tuple(t.to(device) for t in batch[part]) for part in ("context", "query")}
     return {**batch, **moved}

@@ -1,8 +1,8 @@
-"""Pictures of an evaluated folder: truth beside reconstruction, and one adaptation step by step."""
+"""Pictures of reconstructions beside the ground truth, and of adaptations step by step."""
 
+import logging
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +15,20 @@ from PIL import Image
 from metasdf.data.names import ShapeName
 from metasdf.data.samples import Samples
 from metasdf.errors import InputError
-from metasdf.evaluation.evaluate import true_mesh
+from metasdf.evaluation.folder import true_mesh
 from metasdf.files import atomic_path, read_json
-from metasdf.geometry.drawing import UNIT_BALL, render, render_points
 from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.rendering import UNIT_BALL, render, render_points
 from metasdf.reconstruction.split import RECORD
 
 PIXELS = 320  # width and height of one picture
+LABEL_PIXELS = 24  # height of the label above it
 TRUTH_COLOUR = (0.62, 0.62, 0.60)
-LABEL_PIXELS = 24  # height of the line above it
 BLANK = np.full((PIXELS, PIXELS, 3), 255, np.uint8)
+OLD_STEPS_FOLDER = "steps"  # in folders whose record names none
+log = logging.getLogger(__name__)
 
-
-def truth_picture(data_source: str, shape: ShapeName) -> np.ndarray:
-    """The true shape: its mesh where `.datasources.json` leads to it, else its surface points."""
-    if (mesh := true_mesh(data_source, shape)) is not None:
-        return render(mesh, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
-    surface = Samples(data_source, shape).surface()
-    return render_points(surface, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
-
-
-def picture(mesh: trimesh.Trimesh) -> np.ndarray:
-    return render(mesh, PIXELS, frame=UNIT_BALL)
-
-
-def mesh_picture(file: Path) -> np.ndarray:
-    """The mesh in a file; blank if there is none, as where a field had no surface."""
-    return picture(load_mesh(file)) if file.exists() else BLANK
-
-
-def short(shape: ShapeName) -> str:
-    """The instance, cut to fit above a picture."""
-    return shape.instance if len(shape.instance) <= 22 else shape.instance[:20] + "…"
+Cell = tuple[str, np.ndarray]  # a label and a picture (n, n, 3)
 
 
 def write_gallery(
@@ -55,55 +37,88 @@ def write_gallery(
     data_source: str | None = None,
     num_shapes: int = 8,
 ) -> None:
-    """Draw a folder that run_reconstruct.py wrote into a PNG file.
+    """Draw a folder of reconstructions, as `reconstruct_split` writes it, into a PNG file.
 
-    First up to `num_shapes` shapes, truth beside reconstruction; then, for each trajectory on
-    disk, a row: the learned initialisation, the mesh after each inner step, the truth.
+    First up to `num_shapes` shapes, truth beside reconstruction; then a row for each trajectory:
+    the initialisation, the mesh after each inner step, the truth.
+
+    Args:
+        data_source: the data folder of the ground truth; None: the one that the contexts came from.
+
+    Raises:
+        InputError: there is nothing to draw.
     """
     folder = Path(folder)
     record = read_json(folder / RECORD)
     data_source = data_source or record["curriculum"]["data_source"]
-    cells: list[tuple[str, np.ndarray]] = []
+    cells: list[Cell] = []
     done = [entry for entry in record["shapes"] if not entry["error"]]
     for entry in done[:num_shapes]:
         shape = ShapeName(*entry["shape"].split("/"))
         try:
-            pair = truth_picture(data_source, shape), picture(load_mesh(folder / entry["file"]))
+            truth, mesh = truth_picture(data_source, shape), load_mesh(folder / entry["file"])
         except InputError as error:
-            print(f"not drawn: {shape}: {error}", file=sys.stderr)
+            log.warning("not drawn: %s: %s", shape, error)
             continue
-        cells += zip((f"{short(shape)}: truth", "reconstruction"), pair, strict=True)
-    trajectories = [
-        trajectory_row(folder, data_source, ShapeName(*name.split("/")), record["trajectory_steps"])
-        for name in record["trajectories"]
-    ]
-    width = max([4, *(len(row) // 2 * 2 for row in trajectories)])  # whole pairs
+        cells += [(f"{short_name(shape)}: truth", truth), ("reconstruction", picture(mesh))]
+    trajectories = trajectory_rows(folder, record, data_source)
+    width = max([4, *(len(row) // 2 * 2 for row in trajectories)])  # truth beside reconstruction
     rows = [cells[i : i + width] for i in range(0, len(cells), width)] + trajectories
     if not rows:
         raise InputError(f"{folder}: holds no reconstruction to draw")
     write_grid(path, rows)
 
 
-def trajectory_row(
-    folder: Path, data_source: str, shape: ShapeName, steps: Sequence[int]
-) -> list[tuple[str, np.ndarray]]:
-    """Initialisation, the mesh after each of `steps`, truth; blank where there was no surface."""
-    row = []
-    for k in steps:
-        label = f"{short(shape)}: initialisation" if k == 0 else f"after step {k}"
-        file = folder / "steps" / f"{shape}_{k}.ply"
-        row.append((label, mesh_picture(file)))
-    return [*row, ("truth", truth_picture(data_source, shape))]
+def trajectory_rows(
+    folder: Path, record: Mapping[str, Any], data_source: str | os.PathLike
+) -> list[list[Cell]]:
+    """For each trajectory the initialisation, the mesh after each step, and the truth.
+
+    Where a step had no surface the picture is blank.
+    """
+    steps_folder = (folder / record.get("steps_folder", OLD_STEPS_FOLDER)).resolve()
+    rows = []
+    for name in record["trajectories"]:
+        shape, row = ShapeName(*name.split("/")), []
+        for k in record["trajectory_steps"]:
+            label = f"{short_name(shape)}: initialisation" if k == 0 else f"after step {k}"
+            row.append((label, mesh_picture(steps_folder / f"{shape}_{k}.ply")))
+        rows.append([*row, ("truth", truth_picture(data_source, shape))])
+    return rows
+
+
+# Pictures
+
+
+def truth_picture(data_source: str | os.PathLike, shape: ShapeName) -> np.ndarray:
+    """The original mesh where `.datasources.json` leads to it, else its surface points."""
+    if (mesh := true_mesh(data_source, shape)) is not None:
+        return render(mesh, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
+    surface = Samples(data_source, shape).surface()
+    return render_points(surface, PIXELS, frame=UNIT_BALL, colour=TRUTH_COLOUR)
+
+
+def picture(mesh: trimesh.Trimesh) -> np.ndarray:
+    """A mesh in the normalised frame, (PIXELS, PIXELS, 3) uint8."""
+    return render(mesh, PIXELS, frame=UNIT_BALL)
+
+
+def mesh_picture(file: Path) -> np.ndarray:
+    """The mesh in a file; blank if there is none, as where a field had no surface."""
+    return picture(load_mesh(file)) if file.exists() else BLANK
+
+
+def short_name(shape: ShapeName) -> str:
+    """The instance, cut to fit above a picture."""
+    return shape.instance if len(shape.instance) <= 22 else shape.instance[:20] + "…"
 
 
 def write_grid(
-    path: str | os.PathLike,
-    rows: Sequence[Sequence[tuple[str, Any]]],
-    page_width: int | None = None,
+    path: str | os.PathLike, rows: Sequence[Sequence[Cell]], page_width: int | None = None
 ) -> None:
-    """Labelled pictures (n, n, 3), all of one size, in rows, as PNG.
+    """Write labelled pictures (n, n, 3), all of one size, in rows into a PNG file.
 
-    page_width: for a page, which should load fast: the whole so many pixels wide, in 256 colours.
+    page_width: shrink to this width in pixels and to 256 colours, for a page that loads fast.
     """
     width = len(rows[0][0][1])
     columns, height = max(len(row) for row in rows), width + LABEL_PIXELS

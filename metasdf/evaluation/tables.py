@@ -1,11 +1,4 @@
-"""How good reconstructions are: Chamfer distance and other measures, with yardsticks beside them.
-
-The Chamfer distance is the original's: the SUM of the two mean SQUARED nearest distances between
-30000 points sampled on the reconstruction and the 30000 ground-truth surface points, in the
-frame of the original mesh. Yardsticks say what a number means: the sampling floor (truth against
-a second sample of the truth), the nearest training shape, and the un-adapted initialisation. All
-other measures are taken in the normalised frame; DEFINITIONS says what they are.
-"""
+"""The results of an evaluation: statistics, headline numbers, a table, JSON and CSV files."""
 
 import csv
 import os
@@ -31,11 +24,22 @@ DEFINITIONS = {
     "iou": f"volume of intersection over union, from {IOU_POINTS} uniform points in [-1, 1]^3; "
     "needs the true mesh, and both watertight",
 }
-WORST = 5
+COLUMNS = {  # of the table: measure, then its heading and the factor that it is printed with
+    "chamfer": ("Chamfer", 1e3),
+    "floor": ("floor", 1e3),
+    "nearest_training_chamfer": ("nearest", 1e3),
+    "initialisation_chamfer": ("init", 1e3),
+    "chamfer_l1": ("Chamfer-L1", 1e3),
+    "f_score": ("F-score", 1),
+    "f_score_ceiling": ("ceiling", 1),
+    "normal_consistency": ("normals", 1),
+    "iou": ("IoU", 1),
+}
+WORST = 5  # shapes named as the worst
 
 
 def statistics(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, median and standard deviation, or None of nothing."""
+    """Mean, median and (population) standard deviation; None without values."""
     if not values:
         return None
     return {
@@ -46,12 +50,15 @@ def statistics(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def worst_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The measured shapes, from the largest Chamfer distance down."""
+    """The measured shapes by Chamfer distance, the largest first."""
     return sorted((row for row in rows if not row["error"]), key=lambda row: -row["chamfer"])
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Statistics of every measure over the shapes that have it, and the shapes themselves."""
+    """Statistics of every measure over the shapes that have it, and the shapes themselves.
+
+    rows: one for each shape: "shape", "error" (None if measured), "chamfer" and other measures.
+    """
     measures = (
         "chamfer",
         "floor",
@@ -73,7 +80,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The headline numbers; None for what could not be measured."""
+    """The headline numbers of `summarise`, as one flat object; None where nothing was measured."""
 
     def mean(measure: str) -> float | None:
         return result[measure] and result[measure]["mean"]
@@ -94,38 +101,26 @@ def metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The results for people: a line per shape, worst first, then the statistics."""
+    """The results as text: a line for each shape, the worst first, then the statistics."""
     rows = worst_first(result["shapes"])
     width = max([len(row["shape"]) for row in rows] + [len("standard deviation")])
-
-    columns = {  # measure: heading, factor
-        "chamfer": ("Chamfer", 1e3),
-        "floor": ("floor", 1e3),
-        "nearest_training_chamfer": ("nearest", 1e3),
-        "initialisation_chamfer": ("init", 1e3),
-        "chamfer_l1": ("Chamfer-L1", 1e3),
-        "f_score": ("F-score", 1),
-        "f_score_ceiling": ("ceiling", 1),
-        "normal_consistency": ("normals", 1),
-        "iou": ("IoU", 1),
-    }
 
     def line(name: str, values: Sequence[float | None]) -> str:
         cells = [
             "-" if value is None else f"{factor * value:.3f}"
-            for value, (_, factor) in zip(values, columns.values(), strict=True)
+            for value, (_, factor) in zip(values, COLUMNS.values(), strict=True)
         ]
         return f"{name:<{width}}" + "".join(f"{cell:>12}" for cell in cells)
 
     lines = [
         f"{result['convention']}; here x 1e3",
-        f"{'shape':<{width}}" + "".join(f"{head:>12}" for head, _ in columns.values()),
+        f"{'shape':<{width}}" + "".join(f"{head:>12}" for head, _ in COLUMNS.values()),
     ]
-    lines += [line(row["shape"], [row.get(c) for c in columns]) for row in rows]
+    lines += [line(row["shape"], [row.get(c) for c in COLUMNS]) for row in rows]
     lines.append("-" * len(lines[1]))
     for label, key in (("mean", "mean"), ("median", "median"), ("standard deviation", "std")):
-        lines.append(line(label, [result[c] and result[c][key] for c in columns]))
-    lines += [f"{columns[name][0]}: {text}" for name, text in result["definitions"].items()]
+        lines.append(line(label, [result[c] and result[c][key] for c in COLUMNS]))
+    lines += [f"{COLUMNS[name][0]}: {text}" for name, text in result["definitions"].items()]
     lines.append("Chamfer-L1 is printed x 1e3; the other measures but Chamfer lie between 0 and 1")
     if rows:
         lines.append(f"worst by Chamfer: {', '.join(result['worst'])}")
@@ -136,7 +131,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def write_results(folder: str | os.PathLike, result: Mapping[str, Any]) -> None:
-    """evaluation.json and evaluation.csv (a row per shape) in `folder`."""
+    """Write evaluation.json, and evaluation.csv with a row for each shape, into `folder`."""
     folder = Path(folder)
     write_json(folder / "evaluation.json", result)
     columns = list(dict.fromkeys(key for row in result["shapes"] for key in row))

@@ -1,7 +1,7 @@
 """Signed distance field -> the mesh of its zero level set over [-1, 1]^3, by marching cubes.
 
-Two ways to the same mesh. Dense: the field is evaluated at every point of the lattice. Sparse
-(`SparseLattice`): only where the surface can be, which is some hundredth of it at 256^3.
+Here the field is evaluated at every point of a regular grid; `sparse_grid` gives the same mesh from
+some hundredth of the points at 256^3.
 """
 
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 POINTS_PER_CALL = 2**13  # small enough for the processor's caches
-BORDER_FACTOR = 1e4  # values outside of the lattice, in largest values on it: it is cut off there
+
+# The value outside the grid, over the largest on it: so large that a surface that reaches the
+# border is cut off right there.
+BORDER_FACTOR = 1e4
 
 
 class NoSurfaceError(ValueError):
-    """A field has one sign everywhere on the grid, so there is nothing to mesh."""
+    """A field has no zero level set on the grid, so there is nothing to mesh."""
 
 
 def grid_points(start: int, stop: int, resolution: int) -> Tensor:
-    """Points start ... stop-1 of the lattice over [-1, 1]^3, (n, 3) float32; z runs fastest.
-
-    Computed from integer indices: point (i, j, k) is exactly -1 + 2 (i, j, k) / (resolution - 1).
-    """
+    """Points start ... stop - 1 of the grid over [-1, 1]^3, (n, 3) float32; z varies fastest."""
     flat = torch.arange(start, stop)
     index = torch.stack(
         [
@@ -34,22 +34,22 @@ def grid_points(start: int, stop: int, resolution: int) -> Tensor:
         ],
         dim=1,
     )
-    return lattice_points(index, resolution)
+    return grid_coordinates(index, resolution)
 
 
-def lattice_points(index: Tensor, resolution: int) -> Tensor:
-    """The lattice's points at integer indices (n, 3): (n, 3) float32."""
+def grid_coordinates(index: Tensor, resolution: int) -> Tensor:
+    """The grid points with integer indices (n, 3), (n, 3) float32.
+
+    Point (i, j, k) is -1 + 2 (i, j, k) / (resolution - 1), rounded once.
+    """
     return (index.double() * (2 / (resolution - 1)) - 1).float()
-
-
-# Dense
 
 
 @torch.no_grad()
 def evaluate_grid(
     field: Callable[[Tensor], Tensor], resolution: int, device: torch.device
 ) -> np.ndarray:
-    """Signed distances on the lattice, (resolution,)*3 float32. field: (n, 3) -> (n,)."""
+    """The values of a field (n, 3) -> (n,) on the whole grid, (resolution,) * 3 float32."""
     total = resolution**3
     values = np.empty(total, np.float32)
     for start in range(0, total, POINTS_PER_CALL):
@@ -59,43 +59,77 @@ def evaluate_grid(
     return values.reshape(resolution, resolution, resolution)
 
 
-def extract_mesh(grid: np.ndarray) -> trimesh.Trimesh:
-    """The zero level set of signed distances on the lattice over [-1, 1]^3, by marching cubes.
+def extract_mesh(
+    field: Callable[[Tensor], Tensor], resolution: int = 256, device: torch.device | str = "cpu"
+) -> trimesh.Trimesh:
+    """The zero level set of a field over the cube [-1, 1]^3, by marching cubes on the whole grid.
 
-    Faces are oriented outward. A surface that touches the lattice's border is closed there.
-    NoSurfaceError if no sign change, or values that are not numbers, leave nothing to mesh.
+        ball = extract_mesh(lambda x: x.norm(dim=1) - 0.5, resolution=64)
+
+    Args:
+        field: points (n, 3) float32 on `device` -> signed distances (n,), negative inside.
+        resolution: grid points along each side.
+        device: where the field is evaluated.
+
+    Returns:
+        A closed mesh with its faces oriented outward; see `mesh_from_grid`.
+
+    Raises:
+        NoSurfaceError: the values do not change sign, or are not all finite.
+    """
+    return mesh_from_grid(evaluate_grid(field, resolution, torch.device(device)))
+
+
+def mesh_from_grid(grid: np.ndarray) -> trimesh.Trimesh:
+    """The zero level set of signed distances on a grid over [-1, 1]^3, by marching cubes.
+
+    Faces are oriented outward. A surface that reaches the border is closed there.
+
+    Args:
+        grid: (resolution,) * 3, from `evaluate_grid`.
+
+    Raises:
+        NoSurfaceError: the values do not change sign, or are not all finite.
     """
     check_finite(grid)
     if grid.min() >= 0 or grid.max() <= 0:
         raise no_crossing(grid.min() >= 0, len(grid))
-    # One layer of outside, so far out that what touches the border is cut off right there.
     padded = np.pad(grid, 1, constant_values=BORDER_FACTOR * np.abs(grid).max())
-    return placed_mesh(*march_cubes(padded), len(grid))
+    return grid_mesh(*march_cubes(padded), len(grid))
 
 
 def check_finite(values: np.ndarray) -> None:
+    """NoSurfaceError unless all values of a field are finite."""
     if not np.isfinite(values).all():
         raise NoSurfaceError("the field has values that are not finite")
 
 
 def no_crossing(outside: bool, resolution: int) -> NoSurfaceError:
+    """The error for a field without a change of sign: all outside, or all inside."""
     side = "outside" if outside else "inside"
     return NoSurfaceError(f"the field is {side} everywhere on a grid of {resolution}^3 points")
 
 
 def march_cubes(
-    volume: np.ndarray, marked: np.ndarray | None = None
+    volume: np.ndarray, mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes, if so on marked cells only: vertices (v, 3), in indices, and faces (f, 3)."""
+    """Marching cubes at level 0: vertices (v, 3) float64, in indices, and faces (f, 3).
+
+    volume: (a, b, c). mask: (a, b, c) bool, limits it to the cells whose last corner is True.
+    """
     try:
-        vertices, faces, _, _ = marching_cubes(volume, level=0.0, mask=marked)
-    except RuntimeError:  # values so small that no vertex comes of them
+        vertices, faces, _, _ = marching_cubes(volume, level=0.0, mask=mask)
+    except RuntimeError:  # values so small that they give no vertex
         return np.empty((0, 3)), np.empty((0, 3), int)
     return vertices.astype(np.float64), faces
 
 
-def placed_mesh(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> trimesh.Trimesh:
-    """The mesh of vertices at indices, of which 1 is the lattice's first."""
+def grid_mesh(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> trimesh.Trimesh:
+    """The mesh over [-1, 1]^3 of vertices (v, 3) in indices, where 1 is the first of the grid.
+
+    Raises:
+        NoSurfaceError: there are no faces.
+    """
     if not len(faces):
         raise NoSurfaceError("marching cubes find no surface")
     return trimesh.Trimesh((vertices - 1) * (2 / (resolution - 1)) - 1, faces, process=False)

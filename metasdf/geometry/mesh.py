@@ -1,4 +1,4 @@
-"""Triangle meshes: load, check, normalise, sample the surface, cast rays, draw a picture.
+"""Triangle meshes: defects, repairs, areas, normals, points on the surface.
 
 A mesh is a `trimesh.Trimesh` with plain arrays: vertices (n, 3) float64, faces (m, 3) int64.
 """
@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import trimesh
-
-from metasdf.errors import InputError
-
-MARGIN = 1.03  # the unit sphere's radius over that of a normalised shape
 
 
 def used_vertices(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -29,20 +25,20 @@ class Closedness:
         open_edges: edges with an odd number of faces: holes, borders, odd junctions.
         inconsistent_edges: edges with an even number of faces that do not run along them equally
             often in both directions: neighbours that disagree about which side is outside.
-        doubled_faces: faces beyond the first on the same three vertices.
+        duplicate_faces: faces beyond the first on the same three vertices.
         border_edges: edges with one face: where the surface ends, and a ray may slip past it.
     """
 
     num_edges: int
     open_edges: int
     inconsistent_edges: int
-    doubled_faces: int
+    duplicate_faces: int
     border_edges: int
 
     @property
     def watertight(self) -> bool:
         """Whether the winding number of every point off the surface is a whole number."""
-        return not (self.open_edges or self.inconsistent_edges or self.doubled_faces)
+        return not (self.open_edges or self.inconsistent_edges or self.duplicate_faces)
 
     def describe(self) -> str:
         """One line for people, like "12 of 300 edges are open"."""
@@ -54,8 +50,8 @@ class Closedness:
                 f"faces disagree about the outside at {self.inconsistent_edges} of "
                 f"{self.num_edges} edges"
             )
-        if self.doubled_faces:
-            defects.append(f"{self.doubled_faces} faces are doubled")
+        if self.duplicate_faces:
+            defects.append(f"{self.duplicate_faces} faces are doubled")
         return ", ".join(defects) or "closed and consistently oriented"
 
 
@@ -76,64 +72,62 @@ def closedness(mesh: trimesh.Trimesh) -> Closedness:
         num_edges=len(first),
         open_edges=int(is_open.sum()),
         inconsistent_edges=int(((balance != 0) & ~is_open).sum()),
-        doubled_faces=doubled,
+        duplicate_faces=doubled,
         border_edges=int((num_faces == 1).sum()),
     )
 
 
-def without_doubles(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """The mesh with one face, the first, of those that share their three vertices."""
+def without_duplicate_faces(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The mesh with only the first of several faces on the same three vertices."""
     _, first = np.unique(np.sort(mesh.faces, axis=1), axis=0, return_index=True)
     if len(first) == len(mesh.faces):
         return mesh
     return trimesh.Trimesh(mesh.vertices, mesh.faces[np.sort(first)], process=False)
 
 
-def normalisation(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.float32]:
-    """Offset and scale of DeepSDF's normalised frame: normalised = (original + offset) * scale.
+def has_three_corners(faces: np.ndarray) -> np.ndarray:
+    """Whether the three vertices of each face (m, 3) differ: (m,) bool."""
+    a, b, c = faces.T
+    return (a != b) & (b != c) & (c != a)
 
-    The centre of the bounding box goes to the origin, then the farthest vertex to radius 1/1.03;
-    only vertices that faces use count (DeepSDF, supplementary material; `BoundingCubeNormalization`
-    in its released program).
+
+def weld(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """The mesh as float32 stores it, with one vertex for those that thereby coincide.
+
+    Faces that lose a corner, pairs of faces that come to lie back to back, and vertices that no
+    face uses any longer are dropped; the volume stays, and a closed mesh stays closed whether or
+    not a reader merges equal vertices. Only where two sheets touch along an edge do four faces
+    share it. Order is kept.
 
     Returns:
-        offset (3,) float32 in the mesh's units, and scale, float32. They are rounded to float32
-        here, because that is how they are stored: every user of the frame has the same numbers.
-
-    Raises:
-        InputError: the mesh is a point, or float32 cannot hold its coordinates.
+        Mesh with vertices (n, 3) that float32 holds exactly.
     """
-    return points_normalisation(mesh.vertices[used_vertices(mesh.vertices, mesh.faces)])
+    vertices = np.asarray(mesh.vertices, np.float32)
+    order = np.lexsort(vertices.T)  # stable: of equal vertices the first comes first
+    starts = np.ones(len(vertices), bool)
+    starts[1:] = (np.diff(vertices[order], axis=0) != 0).any(axis=1)
+    first = np.empty(len(vertices), np.int64)
+    first[order] = order[starts][np.cumsum(starts) - 1]
+    faces = first[mesh.faces]
+    faces = faces[has_three_corners(faces)]
+    faces = faces[~_back_to_back(faces)]
+    used = used_vertices(vertices, faces)
+    return trimesh.Trimesh(vertices[used], (np.cumsum(used) - 1)[faces], process=False)
 
 
-def points_normalisation(vertices: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """`normalisation` of a shape whose surface or extent is known at points (n, 3)."""
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        offset = -(0.5 * vertices.min(axis=0) + 0.5 * vertices.max(axis=0)).astype(np.float32)
-        radius = np.linalg.norm(vertices + offset.astype(np.float64), axis=1).max()
-        scale = np.float32(1 / (MARGIN * radius))
-        # What rounding a vertex to float32 costs, in the normalised frame.
-        resolution = np.spacing(np.abs(vertices).max().astype(np.float32)) * scale
-    if radius == 0:
-        raise InputError(
-            "all points are the same, at least in float32, so there is no size to scale to"
-        )
-    if not (np.isfinite(scale) and scale > 0 and resolution < 1e-4):
-        raise InputError(
-            "the coordinates are too large, too small or too far from the origin for float32; "
-            "move the shape to the origin and scale it to a size near 1"
-        )
-    return offset, scale
+def _back_to_back(faces: np.ndarray) -> np.ndarray:
+    """Whether each face (m, 3) has exactly one other on its vertices, the other way round."""
+    _, group, size = np.unique(
+        np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    group = group.reshape(-1)
+    a, b, c = faces.T
+    is_even = ((a < b).astype(int) + (b < c) + (c < a)) == 2  # a rotation of the sorted vertices
+    balance = np.bincount(group, np.where(is_even, 1, -1), len(size))
+    return ((size == 2) & (balance == 0))[group]
 
 
-def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
-    """A copy of `mesh` in the normalised frame (see `normalisation`)."""
-    offset, scale = normalisation(mesh)
-    vertices = (mesh.vertices + offset.astype(np.float64)) * np.float64(scale)
-    return trimesh.Trimesh(vertices, mesh.faces, process=False)
-
-
-# trimesh keeps what it once computed of all faces, hundreds of bytes a face; these keep nothing.
+# trimesh caches what it computes of all faces, hundreds of bytes a face; these cache nothing.
 
 
 def face_areas(mesh: trimesh.Trimesh) -> np.ndarray:
@@ -151,7 +145,7 @@ def face_normals(mesh: trimesh.Trimesh, face: np.ndarray) -> np.ndarray:
 def sample_surface(
     mesh: trimesh.Trimesh, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw points uniformly by area.
+    """Draw `count` points on a mesh, uniformly by area.
 
     Returns:
         points (count, 3) float64 and the index of the face each lies on, (count,) int64.
@@ -166,4 +160,5 @@ def sample_surface(
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) scaled to length 1; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)

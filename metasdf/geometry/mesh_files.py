@@ -1,7 +1,4 @@
-"""Triangle meshes: load, check, normalise, sample the surface, cast rays, draw a picture.
-
-A mesh is a `trimesh.Trimesh` with plain arrays: vertices (n, 3) float64, faces (m, 3) int64.
-"""
+"""Mesh files: read obj, ply, stl, off and glb with checks; write ply."""
 
 import io
 import os
@@ -12,7 +9,7 @@ import trimesh
 
 from metasdf.errors import InputError
 from metasdf.files import atomic_path
-from metasdf.geometry.mesh import face_areas, used_vertices
+from metasdf.geometry.mesh import face_areas, has_three_corners, used_vertices, weld
 
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb")
 
@@ -20,9 +17,9 @@ MESH_SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb")
 def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
     """Load a mesh file (obj, ply, stl, off, glb); the bodies of a scene become one mesh.
 
-    Vertices at equal positions (to a millionth of the mesh's size) are merged, so that an edge
-    that two faces share is known as shared; faces that thereby lose a corner and vertices that no
-    face uses are dropped. Materials and textures are not read.
+    Vertices at equal positions (to a millionth of the mesh's size) are merged, so that faces share
+    their edges; faces that thereby lose a corner and vertices that no face uses are dropped.
+    Materials and textures are not read.
 
     Returns:
         Mesh with vertices (n, 3) float64, in the file's coordinates and units, and faces (m, 3).
@@ -35,19 +32,16 @@ def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
 
 
 def read_geometry(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """What a mesh file holds, unchecked: vertices (n, 3) float64 and faces (m, 3) int64.
+    """The first half of `load_mesh`: vertices (n, 3) float64 and faces (m, 3) int64, unchecked.
 
-    The bodies of a scene stand in one frame; point clouds are vertices without faces.
+    The bodies of a scene are placed in one frame; a point cloud has vertices but no faces.
 
     Raises:
         InputError: the file is unreadable or of another kind.
     """
     path = Path(path)
     if path.suffix.lower() not in MESH_SUFFIXES:
-        raise InputError(
-            f"{path}: is not a mesh file of a known kind; convert it to one of "
-            + " ".join(MESH_SUFFIXES)
-        )
+        raise unknown_kind(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
@@ -65,10 +59,24 @@ def read_geometry(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     return vertices, faces
 
 
+def is_mesh_name(name: str) -> bool:
+    """Whether a file name is that of a mesh: not hidden, and with one of MESH_SUFFIXES."""
+    return not name.startswith(".") and name.lower().endswith(MESH_SUFFIXES)
+
+
+def unknown_kind(path: Path) -> InputError:
+    """The error for a file that is no mesh by its name."""
+    known = " ".join(MESH_SUFFIXES)
+    return InputError(f"{path}: is not a mesh file of a known kind; convert it to one of {known}")
+
+
 def checked_mesh(
     path: str | os.PathLike, vertices: np.ndarray, faces: np.ndarray
 ) -> trimesh.Trimesh:
-    """What `load_mesh` makes of the geometry of the file `path`."""
+    """The second half of `load_mesh`, for the vertices and faces that `read_geometry` returned.
+
+    `path` is used in messages only. Errors: `load_mesh`.
+    """
     if len(faces) == 0:
         raise InputError(f"{path}: has no faces: it is damaged, or holds only points or lines")
     if faces.min() < 0 or faces.max() >= len(vertices):
@@ -84,14 +92,14 @@ def checked_mesh(
 
 
 def _contents(path: Path) -> io.BytesIO | str:
-    """What trimesh should read: of a text file its bytes, made UTF-8, as names may be otherwise."""
+    """What to give to trimesh: the path, or a text file's bytes with what is not UTF-8 replaced."""
     if path.suffix.lower() in (".obj", ".off"):
         return io.BytesIO(path.read_bytes().decode("utf-8", "replace").encode())
     return str(path)
 
 
 def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (n, 3) and faces (m, 3) of a mesh, or of all bodies of a scene where they stand."""
+    """Vertices (n, 3) and faces (m, 3) of a mesh, or of all bodies of a scene in its frame."""
     if isinstance(loaded, trimesh.Trimesh):
         faces = loaded.faces if len(loaded.faces) else np.zeros((0, 3))
         return np.asarray(loaded.vertices, np.float64), np.asarray(faces, np.int64)
@@ -110,22 +118,21 @@ def _concatenate(loaded: trimesh.parent.Geometry) -> tuple[np.ndarray, np.ndarra
 
 
 def _merge_vertices(vertices: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
-    """One vertex for all that lie in the same cell of a lattice of 2**20 cells a side."""
+    """Replace all vertices in the same cell of a grid of 2**20 cells a side by the first."""
     used, faces = np.unique(faces, return_inverse=True)
     vertices = vertices[used]
     unit = vertices / max(np.abs(vertices).max(), np.finfo(np.float64).tiny)
     unit -= unit.min(axis=0)
-    # Round coordinates are common and fall on halves of the lattice; the shift keeps them, give or
-    # take a rounding error, away from the cells' borders.
+    # Round coordinates are common and fall on multiples of half a cell; the shift keeps them away
+    # from the cells' borders, where a rounding error would separate them.
     cell = np.floor(unit * ((2**20 - 1) / (unit.max() or 1.0)) + 0.31).astype(np.int64)
     key = cell @ np.array([1 << 40, 1 << 20, 1])
     _, first, merged = np.unique(key, return_index=True, return_inverse=True)
     faces = merged[faces.reshape(-1, 3)]
-    a, b, c = faces.T
-    return trimesh.Trimesh(vertices[first], faces[(a != b) & (b != c) & (c != a)], process=False)
+    return trimesh.Trimesh(vertices[first], faces[has_three_corners(faces)], process=False)
 
 
 def write_ply(path: str | os.PathLike, mesh: trimesh.Trimesh) -> None:
-    """Write a mesh as binary PLY, atomically."""
+    """Write a mesh as binary PLY with float32 vertices, welded (see `weld`), atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(trimesh.exchange.ply.export_ply(mesh))
+        temporary.write_bytes(trimesh.exchange.ply.export_ply(weld(mesh)))

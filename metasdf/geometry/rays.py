@@ -1,7 +1,4 @@
-"""Triangle meshes: load, check, normalise, sample the surface, cast rays, draw a picture.
-
-A mesh is a `trimesh.Trimesh` with plain arrays: vertices (n, 3) float64, faces (m, 3) int64.
-"""
+"""Casting rays at a mesh."""
 
 import igl
 import numpy as np
@@ -15,7 +12,7 @@ except ImportError:
 
 
 def spread_directions(count: int) -> np.ndarray:
-    """`count` well-spread unit directions (count, 3): a Fibonacci spiral."""
+    """Unit directions (count, 3), spread evenly over the sphere: a Fibonacci spiral."""
     height = 1 - (2 * np.arange(count) + 1) / count
     angle = np.pi * (1 + np.sqrt(5)) * np.arange(count)
     across = np.sqrt(1 - height**2)
@@ -23,7 +20,7 @@ def spread_directions(count: int) -> np.ndarray:
 
 
 class RayCaster:
-    """Casts rays at one mesh, with Embree where it is installed, else with libigl's tree."""
+    """Casts rays at one mesh, with Embree where it is installed, else with libigl's AABB tree."""
 
     def __init__(self, mesh: trimesh.Trimesh):
         if EmbreeScene is not None:
@@ -39,13 +36,13 @@ class RayCaster:
     def first_hit(
         self, origins: np.ndarray, directions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The first face that each ray meets.
+        """The first face that each ray hits.
 
         Args:
             origins, directions: (n, 3) float; directions of unit length.
 
         Returns:
-            face (n,) int64, -1 where the ray escapes, and distance (n,) float64, infinity there.
+            face (n,) int64, -1 where a ray hits none, and distance (n,) float64, infinity there.
         """
         if self._scene is not None:
             hits = self._scene.run(_float32(origins), _float32(directions), output=True)
@@ -57,7 +54,7 @@ class RayCaster:
         return face, np.where(face >= 0, distance, np.inf)
 
     def escapes(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Whether each ray, as in `first_hit`, meets no face at all: (n,) bool."""
+        """Whether each ray, as in `first_hit`, hits no face: (n,) bool."""
         if self._scene is not None:
             hits = self._scene.run(_float32(origins), _float32(directions), query="OCCLUDED")
             return hits == -1

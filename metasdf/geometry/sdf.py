@@ -1,4 +1,4 @@
-"""Signed distances to a mesh, and the points at which DeepSDF samples them."""
+"""Closest points and signed distances to a mesh."""
 
 import igl
 import numpy as np
@@ -10,11 +10,11 @@ from metasdf.errors import InputError
 from metasdf.geometry.mesh import closedness
 from metasdf.geometry.solids import Solid, WindingSolid
 
-_COMPARED = 8  # neighbours along the Z-curve; more find fewer patches but cost more
+_NUM_COMPARED = 8  # successors along the Z-curve; more give fewer patches but cost more
 
 
 class SurfaceTree:
-    """Finds the nearest points of a mesh, exactly."""
+    """An AABB tree that finds the exact closest points of a mesh."""
 
     def __init__(self, mesh: trimesh.Trimesh):
         self._mesh = np.ascontiguousarray(mesh.vertices), np.ascontiguousarray(mesh.faces, np.int64)
@@ -22,13 +22,13 @@ class SurfaceTree:
         self._tree.init(*self._mesh)
 
     def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distance (n,) float64 from points (n, 3) to the surface, and where it is least (n, 3)."""
+        """Distances (n,) float64 of points (n, 3), and the closest surface points (n, 3)."""
         points = np.ascontiguousarray(points, np.float64)
         squared, _, nearest = self._tree.squared_distance(*self._mesh, points)
         return np.sqrt(squared), nearest
 
     def nearest_faces(self, points: np.ndarray) -> np.ndarray:
-        """Index (n,) of the face that is nearest to each of points (n, 3)."""
+        """Indices (n,) of the faces closest to points (n, 3)."""
         points = np.ascontiguousarray(points, np.float64)
         return self._tree.squared_distance(*self._mesh, points)[1]
 
@@ -36,7 +36,7 @@ class SurfaceTree:
 def signed_distance(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
     """Signed distance of points (n, 3) to a watertight mesh, in the mesh's units.
 
-    The magnitude is the exact distance to the nearest triangle, the sign that of `WindingSolid`.
+    The magnitude is the exact distance to the closest triangle; the sign is that of `WindingSolid`.
 
     Returns:
         (n,) float32; positive outside, negative inside.
@@ -54,8 +54,17 @@ def signed_distance(mesh: trimesh.Trimesh, points: np.ndarray) -> np.ndarray:
 def measure(
     solid: Solid, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Distance (n,), nearest surface point (n, 3), inside (n,), ambiguous (n,) of points (n, 3)."""
-    order = _along_z_curve(points)  # neighbours in space, neighbours in memory: 1.5 times as fast
+    """Distances to the surface of a solid, and on which side of it points lie.
+
+    Args:
+        solid: see `solids`.
+        points: (n, 3).
+
+    Returns:
+        distance (n,) float64 without sign, closest surface point (n, 3), inside (n,) bool and
+        ambiguous (n,) bool.
+    """
+    order = _z_curve_order(points)  # neighbours in space are near in memory: 1.5 times as fast
     back = np.argsort(order)
     points = np.ascontiguousarray(points, np.float64)[order]
     distance, nearest = SurfaceTree(solid.surface).nearest(points)
@@ -65,17 +74,21 @@ def measure(
 
 
 def _one_sided_patches(points: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Group points that are sure to lie on one side, so that the side of one of each is needed.
+    """Group points that certainly lie on one side, so that one of each group needs to be tested.
 
-    The surface does not enter the ball around a point that reaches to it, so every point in that
-    ball is on the same side. Points (n, 3) in the order of a Z-curve are compared with their next
-    few on it; that leaves about one patch for eight points of DeepSDF's recipe.
+    The ball around a point that just touches the surface does not contain any of it, so every point
+    in that ball is on the same side. Each point is compared with its successors on the Z-curve;
+    DeepSDF's sample points then form about one patch for eight points.
+
+    Args:
+        points: (n, 3), in the order of a Z-curve.
+        distance: (n,), to the surface.
 
     Returns:
         patch (n,) of each point, and for each patch its point that is farthest from the surface.
     """
     links = []
-    for step in range(1, _COMPARED + 1):
+    for step in range(1, _NUM_COMPARED + 1):
         gap = np.linalg.norm(points[step:] - points[:-step], axis=1)
         reach = 0.999 * np.maximum(distance[step:], distance[:-step])
         first = np.flatnonzero(gap < reach)
@@ -85,11 +98,11 @@ def _one_sided_patches(points: np.ndarray, distance: np.ndarray) -> tuple[np.nda
     count, patch = connected_components(graph, directed=False)
     order = np.argsort(distance)
     deepest = np.empty(count, np.int64)
-    deepest[patch[order]] = order  # the last one written, the farthest, stays
+    deepest[patch[order]] = order  # the last one written is the farthest
     return patch, deepest
 
 
-def _along_z_curve(points: np.ndarray) -> np.ndarray:
+def _z_curve_order(points: np.ndarray) -> np.ndarray:
     """The order (n,) of points (n, 3) along a Z-order (Morton) curve of 1024 cells a side."""
     low = points.min(axis=0)
     cells = (points - low) * (1023 / max(np.ptp(points, axis=0).max(), 1e-30))

@@ -1,10 +1,10 @@
-"""Which points a mesh has inside: by winding number if it is watertight, else by visibility.
+"""Which points are inside a mesh: by winding number if it is watertight, else by visibility.
 
 Both kinds of solid have the same attributes and methods:
 
     exact             whether no point is ever ambiguous
-    method            how the side of a point is found, in words
-    surface           the mesh; after `drop_hidden_surface` only what has an outside
+    method            how inside and outside are told apart, in words
+    surface           the mesh; after `drop_hidden_surface` only the parts next to the outside
     outside(points)   (n,) bool
     classify(points, distance)   inside (n,) bool, ambiguous (n,) bool
 """
@@ -18,39 +18,39 @@ import trimesh
 from metasdf.geometry.mesh import closedness, face_normals, sample_surface
 from metasdf.geometry.rays import RayCaster, spread_directions
 
-# The fast winding number is an approximation in float32. Nearer to the surface than this share of
-# the mesh's size, or farther from a whole number than that, the exact one is computed, which takes
-# 50 ms a point on a million faces.
+# The fast winding number is an approximation in float32. The exact one, which takes 50 ms a point
+# on a million faces, is computed where a point is this near to the surface (as a share of the
+# mesh's size) or the approximation this far from a whole number.
 _NEAR = 2e-6
 _DOUBTFUL = 0.25
 
-# Rays from a point, evenly over the sphere. Each prefix is spread as well, for the early exit.
+# Rays from a point, evenly over the sphere. In random order, so that the first ones are spread too.
 NUM_DIRECTIONS = 256
 _DIRECTIONS = np.random.default_rng(0).permutation(spread_directions(NUM_DIRECTIONS))
-_ROUND = 16  # rays cast between two looks at which points are done
-_HOPELESS = 128  # rays after which, if none has escaped, five in a hundred are not expected to
-_CHUNK = 200_000  # points at a time, which bounds the memory
+_RAYS_PER_ROUND = 16  # after each round, points whose side is decided are left out
+_MIN_RAYS = 128  # after which, if none has escaped, an openness of 0.05 is no longer expected
+_POINTS_AT_ONCE = 200_000  # bounds the memory
 
 # A point is outside when at least this share of its rays escapes. One escaping ray is not enough:
 # it finds every hole. A right-angled corner of a room has 0.125, a wedge of 18 degrees 0.05, and a
 # hole of radius r is seen through from a depth of 2.2 r at most.
 MIN_OPENNESS = 0.05
 
-# Beyond these, another sensible choice of MIN_OPENNESS would not change the side; between them the
-# point is ambiguous: behind a gap, or deep in a hollow.
+# With an openness between these, the side depends on the choice of MIN_OPENNESS and is ambiguous:
+# the point lies behind a gap, or deep in a hollow.
 CERTAINLY_INSIDE, CERTAINLY_OUTSIDE = 0.01, 0.10
 
-# Where no edge has but one face there is no gap, and whatever escapes proves the point outside;
-# not the first ray, as one in millions slips through between two triangles.
+# If no edge has only one face, there are no gaps, and escaping rays prove that a point is outside.
+# A single one does not: one in millions slips through between two triangles.
 _PROOF = 2
 
-# Points tested beside the surface are this far from it (normalised frame): far more than rounding
-# in float32, far less than any detail.
+# Distance from the surface of points that are tested beside it (normalised frame): far more than
+# rounding in float32, far less than any detail.
 SKIN = 1e-4
 _NUM_PROBES = 10_000  # points on the surface from which shares of it are estimated
 
-# Faces are cut into pieces with edges of at most this length, unless there come to be too many, and
-# a piece that cannot be seen at any of four points (weights of its corners) is hidden.
+# Faces are cut into pieces with edges of at most this length, unless there would be too many. A
+# piece that cannot be seen at any of four points (weights of its corners) is hidden.
 _PIECE = 0.12
 _MAX_PIECES = 100_000
 _PIECE_PROBES = np.array([[50, 50, 50], [148, 1, 1], [1, 148, 1], [1, 1, 148]]) / 150
@@ -59,8 +59,8 @@ _PIECE_PROBES = np.array([[50, 50, 50], [148, 1, 1], [1, 148, 1], [1, 1, 148]]) 
 class WindingSolid:
     """The inside of a watertight mesh: where the winding number is not 0.
 
-    So overlapping bodies are their union, an inverted body is solid, and a void whose faces point
-    into it is outside.
+    Overlapping bodies thus form their union, an inverted body is solid, and a void whose faces
+    point into it is outside.
     """
 
     method = "winding number"
@@ -73,14 +73,14 @@ class WindingSolid:
         self.surface = mesh
 
     def outside(self, points: np.ndarray) -> np.ndarray:
-        """Whether points (n, 3), not nearer to the surface than SKIN, are outside: (n,) bool."""
+        """Whether points (n, 3), at least SKIN from the surface, are outside: (n,) bool."""
         return ~self.classify(points, np.full(len(points), np.inf))[0]
 
     def classify(self, points: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inside or not, and ambiguous or not (never), of points (n, 3): each (n,) bool.
+        """Whether points (n, 3) are inside, and whether that is ambiguous (never): (n,) bool each.
 
-        w is computed fast (Barill et al. 2018) and again exactly (Jacobson et al. 2013) where that
-        is in doubt. `distance` (n,) is that to the surface.
+        The winding number is approximated (Barill et al. 2018) and, where that leaves doubt,
+        computed exactly (Jacobson et al. 2013). `distance` (n,) is that to the surface.
         """
         points = np.ascontiguousarray(points, np.float64)
         winding = igl.fast_winding_number(self._vertices, self._faces, points)
@@ -94,10 +94,10 @@ class WindingSolid:
 class VisibleSolid:
     """The inside of any mesh: what cannot be seen from outside.
 
-    The openness of a point is the share of NUM_DIRECTIONS rays from it that meet no face. A point
-    is outside when its openness is at least MIN_OPENNESS or, if no edge of the mesh is a border,
-    when any ray escapes. Which way faces point plays no part, nor do faces on one another or
-    hidden ones. (DeepSDF, supplementary material, decides by what 100 cameras see.)
+    The openness of a point is the share of NUM_DIRECTIONS rays from it that hit no face. A point is
+    outside if its openness is at least MIN_OPENNESS or, on a mesh without border edges, if at least
+    _PROOF rays escape. The orientation of faces does not matter, nor do duplicate or hidden faces.
+    (DeepSDF, supplementary material, decides by what 100 cameras see.)
     """
 
     def __init__(self, mesh: trimesh.Trimesh):
@@ -113,7 +113,10 @@ class VisibleSolid:
         return self._count_escapes(points, enough) >= enough
 
     def classify(self, points: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inside or not, and ambiguous or not, of points (n, 3): each (n,) bool."""
+        """Whether points (n, 3) are inside, and whether that is ambiguous: (n,) bool each.
+
+        `distance` is not used.
+        """
         if not self._has_border:
             return ~self.outside(points), np.zeros(len(points), bool)
         certain = int(np.ceil(CERTAINLY_OUTSIDE * NUM_DIRECTIONS))
@@ -122,19 +125,22 @@ class VisibleSolid:
         return openness < MIN_OPENNESS, ambiguous
 
     def _count_escapes(self, points: np.ndarray, enough: int) -> np.ndarray:
-        """How many rays escape from points (n, 3), (n,) int; counting may stop at `enough`."""
+        """The number of rays that escape from each point (n, 3), (n,) int.
+
+        Counting may stop at `enough`, and where none of the first _MIN_RAYS escapes.
+        """
         count = np.zeros(len(points), np.int64)
-        for start in range(0, len(points), _CHUNK):
-            active = np.arange(start, min(start + _CHUNK, len(points)))
-            for first in range(0, NUM_DIRECTIONS, _ROUND):
+        for start in range(0, len(points), _POINTS_AT_ONCE):
+            active = np.arange(start, min(start + _POINTS_AT_ONCE, len(points)))
+            for first in range(0, NUM_DIRECTIONS, _RAYS_PER_ROUND):
                 origins = points[active].astype(np.float32)
-                for direction in _DIRECTIONS[first : first + _ROUND]:
+                for direction in _DIRECTIONS[first : first + _RAYS_PER_ROUND]:
                     rays = np.broadcast_to(direction, origins.shape)
                     count[active] += self._caster.escapes(origins, rays)
-                unknown = count[active] < enough
-                if self._has_border and first + _ROUND >= _HOPELESS:
-                    unknown &= count[active] > 0
-                active = active[unknown]
+                undecided = count[active] < enough
+                if self._has_border and first + _RAYS_PER_ROUND >= _MIN_RAYS:
+                    undecided &= count[active] > 0
+                active = active[undecided]
                 if len(active) == 0:
                     break
         return count
@@ -144,36 +150,37 @@ Solid = WindingSolid | VisibleSolid
 
 
 def drop_hidden_surface(solid: Solid) -> None:
-    """Take from `solid.surface` what has the inside on both sides.
+    """Remove from `solid.surface` the parts that have the inside on both sides.
 
-    Faces seen whole from outside stay as they are; of those seen in part, pieces stay.
+    Faces that are seen entirely from outside stay as they are; of those seen in part, the pieces
+    that are seen stay.
     """
     mesh = solid.surface
-    pieces, face = _cut(mesh.vertices[mesh.faces])
+    pieces, face = _subdivide(mesh.vertices[mesh.faces])
     normals = face_normals(mesh, face)
-    seen = np.zeros(len(pieces), bool)
+    visible = np.zeros(len(pieces), bool)
     for weights in _PIECE_PROBES:  # most pieces are seen at the first
         for step in (SKIN, -SKIN):
-            unseen = np.flatnonzero(~seen)
-            points = np.einsum("c,nci->ni", weights, pieces[unseen])
-            seen[unseen] = solid.outside(points + step * normals[unseen])
-    if not seen.any():
+            rest = np.flatnonzero(~visible)
+            points = np.einsum("c,nci->ni", weights, pieces[rest])
+            visible[rest] = solid.outside(points + step * normals[rest])
+    if not visible.any():
         return
-    share = np.bincount(face, seen, len(mesh.faces)) / np.bincount(face)
-    partly = pieces[seen & (share[face] < 1)]
+    share = np.bincount(face, visible, len(mesh.faces)) / np.bincount(face)
+    partly = pieces[visible & (share[face] < 1)]
     corners = np.concatenate([mesh.vertices, partly.reshape(-1, 3)])
     added = len(mesh.vertices) + np.arange(3 * len(partly)).reshape(-1, 3)
     faces = np.concatenate([mesh.faces[share == 1], added])
     solid.surface = trimesh.Trimesh(corners, faces, process=False)
 
 
-def _cut(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Halve triangles (n, 3, 3) along their longest edges until none is longer than _PIECE.
+def _subdivide(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bisect the longest edges of triangles (n, 3, 3) until none is longer than _PIECE.
 
-    `triangles` is overwritten.
+    Stops earlier where there would be more than _MAX_PIECES. `triangles` is overwritten.
 
     Returns:
-        pieces (m, 3, 3) and the index of the triangle that each is part of, (m,).
+        pieces (m, 3, 3), and the index (m,) of the triangle that each is part of.
     """
     pieces, owner = triangles, np.arange(len(triangles))
     while True:
@@ -191,12 +198,12 @@ def _cut(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class SurfaceShares:
-    """How much of the surface of a solid is what a surface should not be.
+    """The shares of a solid's surface that do not bound it.
 
     Attributes:
-        zero_thickness: share of what is seen from outside that is seen on both sides: sheets, and
-            the inner side of surfaces with large holes.
-        hidden: share that has the inside on both sides.
+        zero_thickness: share of the visible surface that is seen on both sides: sheets, and
+            surfaces whose inner side is seen through large holes.
+        hidden: share of the whole surface that has the inside on both sides.
     """
 
     zero_thickness: float
@@ -204,10 +211,10 @@ class SurfaceShares:
 
 
 def surface_shares(solid: Solid) -> SurfaceShares:
-    """Estimate from _NUM_PROBES points on the surface, whose two sides are looked at."""
+    """Estimate the shares from both sides of _NUM_PROBES points on the surface."""
     points, face = sample_surface(solid.surface, _NUM_PROBES, np.random.default_rng(1))
     step = SKIN * face_normals(solid.surface, face)
     front, back = np.split(solid.outside(np.concatenate([points + step, points - step])), 2)
-    seen = (front | back).sum()
-    zero_thickness = (front & back).sum() / seen if seen else 1.0
-    return SurfaceShares(float(zero_thickness), float(1 - seen / _NUM_PROBES))
+    visible = (front | back).sum()
+    zero_thickness = (front & back).sum() / visible if visible else 1.0
+    return SurfaceShares(float(zero_thickness), float(1 - visible / _NUM_PROBES))

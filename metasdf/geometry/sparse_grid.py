@@ -1,452 +1,266 @@
-"""Signed distance field -> the mesh of its zero level set over [-1, 1]^3, by marching cubes.
+"""Signed distance field -> mesh, as `grid` does, evaluating the field only near its surface.
 
-Two ways to the same mesh. Dense: the field is evaluated at every point of the lattice. Sparse
-(`SparseLattice`): only where the surface can be, which is some hundredth of it at 256^3.
+`evaluated_points` keeps the values, `change_bounds` limits how they can change, `block_signs` looks
+for the surface in small blocks. Blocks and cells are named by the index of their first point.
 """
 
 import itertools
 import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import trimesh
-from scipy.ndimage import maximum_filter
-from torch import Tensor
 
-from metasdf.geometry.grid import (
-    BORDER_FACTOR,
-    POINTS_PER_CALL,
-    check_finite,
-    lattice_points,
-    march_cubes,
-    no_crossing,
-    placed_mesh,
+from metasdf.geometry.block_signs import (
+    CORNERS,
+    NEIGHBOURS,
+    block_centres,
+    crossed_cells,
 )
+from metasdf.geometry.change_bounds import (
+    change_range,
+    estimate_bounds,
+    merge_bounds,
+    signs_differ,
+    widen,
+    with_norm,
+)
+from metasdf.geometry.evaluated_points import EvaluatedPoints, Field
+from metasdf.geometry.grid import BORDER_FACTOR, grid_mesh, march_cubes, no_crossing
 
-GRADIENTS_PER_CALL = 2**11  # the same, with all that gradients need
-COARSEST = 18  # blocks along a side at first, at least
-LARGER = 4  # cells along a side of the blocks that the smallest, of 2, are parts of
-MARGIN = 0.25  # by which what is found of gradients is widened, in shares of their range
-LEAST_MARGIN = 0.1  # the same in shares of their size, on top of it
-BLOCKS_AT_ONCE = 2**15  # so that little memory is needed
-LAYERS_AT_ONCE = 64  # the same
-
-# Sparse
-
-Field = Callable[[Tensor], tuple[Tensor, Tensor]]
-Changes = dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
-
-# The 27 points of a block of 2 x 2 x 2 cells, and which are its middle, its corners, the middles
-# of its faces and of its edges.
-POINTS = np.array(list(itertools.product(range(3), repeat=3)))
-KINDS = [np.flatnonzero((POINTS == 1).sum(axis=1) == ones) for ones in (3, 0, 2, 1)]
-DISTANCES = np.linalg.norm(POINTS[:, None] - POINTS, axis=-1)
-
-# Its 8 cells, of each the 8 corners among the 27.
-CELLS = np.array(list(itertools.product(range(2), repeat=3)))
-STRIDES = np.array([9, 3, 1])  # from one of the 27 to the next along x, y, z
-CORNERS = (CELLS[:, None] + CELLS) @ STRIDES
-AROUND = POINTS - 1  # a block and those that touch it
+MIN_BLOCKS = 18  # along a side, at the coarsest level
+BLOCKS_AT_ONCE = 2**15  # bounds the memory
+LAYERS_AT_ONCE = 64  # bounds the memory
 
 
-class SparseLattice:
-    """The values of a field where its surface is, on a lattice over [-1, 1]^3.
+class _Probes(NamedTuple):
+    """What is known of the function in blocks, a row for each.
 
-    field: (n, 3) -> two tensors (n,), differentiable: the signed distance, and a function that has
-    the same sign and no jumps (of a composite network the logit; else the distance itself).
-    clamp: from which value on the function may be constant, and tell nothing of how far surface is.
+    Attributes:
+        points: (n, 3), indices of grid points in or near the blocks.
+        values: (n,), the function there.
+        bounds: (n, 7), of its changes.
+        has_both_signs: (n,) bool, whether values of both signs are near.
+    """
 
-    Blocks of cells are looked at from large to small. One in which the function, from its value at
-    the middle on, cannot reach zero is left out; the others are halved. How it can change is told
-    by its gradients at the middles of a block and of those next to it (see `_bounds`). In what is
-    left, single points whose sign follows from a value nearby are left out in the same way. Two
-    things are made up for: where neighbouring values change as was thought impossible, the block
-    and those around it are looked at anew with bounds so wide; and surface that is found is
-    followed from cell to cell, so that no part of a component is lost.
+    points: np.ndarray
+    values: np.ndarray
+    bounds: np.ndarray
+    has_both_signs: np.ndarray
 
-    Blocks with a value of the other sign next to theirs are never left out. What can be lost is a
-    whole component that is small, if no middle lies within it and the gradients at those around do
-    not tell of it: of a function that is flat but for jumps.
+    def rows(self, index: np.ndarray) -> "_Probes":
+        """Some of the rows, by a mask or by indices."""
+        return _Probes(*(array[index] for array in self))
 
-    Meshes are those of all values but for rounding: where a value is as good as 0, its sign may be
-    another when it is evaluated among other points.
 
-    Indices have one layer of points around the lattice, which counts as outside: the point (1, 1,
-    1) is the corner (-1, -1, -1). A block at the border is left out only if it is outside.
+class SparseGrid:
+    """The values of a field near its surface, on a grid over [-1, 1]^3.
+
+    The search goes from large blocks of cells to small ones. A block is left out if the function,
+    starting from its value at the block's centre, cannot reach zero within it; the others are
+    divided. How much it can change is estimated from the gradients at the centres of the block and
+    of those that touch it. In the smallest blocks, points whose sign follows from a value nearby
+    are not evaluated either. Two corrections follow:
+
+    - Where values change more than estimated, the block and those that touch it are examined again
+      with wider bounds.
+    - Surface that is found is followed from cell to cell, so that its component is complete.
+
+    Blocks next to a value of the other sign are never left out. A small component can be lost only
+    if no centre lies inside it and the gradients at the centres around it do not reveal it: if the
+    function is constant except for jumps.
+
+    The mesh is that of `grid.mesh_from_grid` up to rounding: a value of nearly 0 may have another
+    sign when it is evaluated in another batch. Points around the grid count as outside; a block at
+    the border is left out only if it is outside.
+
+    Args:
+        field: (n, 3) -> the signed distance (n,), and a differentiable function (n,) without jumps
+            of the same sign: the logit of a composite network, else the distance itself.
+        resolution: points along a side.
+        device: of the points that the field is given.
+        clamp: the absolute value above which the function may be constant, if there is one.
     """
 
     def __init__(
         self, field: Field, resolution: int, device: torch.device, clamp: float | None = None
     ) -> None:
-        self.field = field
+        self.evaluated = EvaluatedPoints(field, resolution, device)
         self.resolution = resolution
-        self.device = device
         self.clamp = clamp
-        self.side = resolution + 4  # of the index space, with all that blocks reach beyond
-        self.keys = np.empty(0, np.int64)  # sorted: the points evaluated
-        self.distances = np.empty(0, np.float32)
-        self.values = np.empty(0, np.float32)  # of the function with the same sign
-
-    def key(self, index: np.ndarray) -> np.ndarray:
-        """Indices (..., 3) as single numbers."""
-        return (index[..., 0] * self.side + index[..., 1]) * self.side + index[..., 2]
-
-    def index(self, key: np.ndarray) -> np.ndarray:
-        return np.stack(np.unravel_index(key, (self.side,) * 3), axis=-1)
-
-    def within(self, index: np.ndarray) -> np.ndarray:
-        """Which of the indices (..., 3) are on the lattice, rather than around it."""
-        return ((index >= 1) & (index <= self.resolution)).all(axis=-1)
-
-    def evaluate(self, keys: np.ndarray) -> np.ndarray:
-        """Evaluate those points (n,) that are not evaluated yet; where each stands in `keys`."""
-        new = np.unique(keys[~self.known(keys)])
-        distances, values = (np.empty(len(new), np.float32) for _ in range(2))
-        for start in range(0, len(new), POINTS_PER_CALL):
-            some = slice(start, start + POINTS_PER_CALL)
-            with torch.no_grad():
-                both = self.field(self.points(new[some]))
-            distances[some], values[some] = (of.float().cpu().numpy() for of in both)
-        self._keep(new, distances, values)
-        return np.searchsorted(self.keys, keys)
-
-    def evaluate_gradients(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The function's values at points (n,), and its gradients per spacing (n, 3)."""
-        distances, values = (np.empty(len(keys), np.float32) for _ in range(2))
-        gradients = np.empty((len(keys), 3), np.float32)
-        for start in range(0, len(keys), GRADIENTS_PER_CALL):
-            some = slice(start, start + GRADIENTS_PER_CALL)
-            points = self.points(keys[some]).requires_grad_()
-            with torch.enable_grad():
-                both = self.field(points)
-                (gradient,) = torch.autograd.grad(both[1].sum(), points)
-            distances[some], values[some], gradients[some] = (
-                of.detach().float().cpu().numpy() for of in (*both, gradient)
-            )
-        self._keep(keys, distances, values)
-        return values, gradients * (2 / (self.resolution - 1))
-
-    def points(self, keys: np.ndarray) -> Tensor:
-        index = torch.from_numpy(self.index(keys) - 1)
-        return lattice_points(index, self.resolution).to(self.device)
-
-    def _keep(self, keys: np.ndarray, distances: np.ndarray, values: np.ndarray) -> None:
-        check_finite(distances)
-        check_finite(values)
-        self.keys, one = np.unique(np.concatenate([self.keys, keys]), return_index=True)
-        self.distances = np.concatenate([self.distances, distances])[one]
-        self.values = np.concatenate([self.values, values])[one]
-
-    def known(self, keys: np.ndarray) -> np.ndarray:
-        """Which points are evaluated."""
-        if not len(self.keys):
-            return np.zeros(len(keys), bool)
-        place = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        return self.keys[place] == keys
 
     def mesh(self) -> trimesh.Trimesh:
-        """What `extract_mesh` gives of all values."""
-        cells = self.crossed(*self.candidates())
-        if self.distances.min() >= 0 or self.distances.max() <= 0:
-            raise no_crossing(self.distances.min() >= 0, self.resolution)
-        return self.march(cells)
+        """The zero level set, see `grid.mesh_from_grid`.
+
+        Raises:
+            NoSurfaceError: the values do not change sign, or are not all finite.
+        """
+        cells = self.connected_cells(self.crossed_cells(*self.candidates()))
+        distances = self.evaluated.distances
+        if distances.min() >= 0 or distances.max() <= 0:
+            raise no_crossing(distances.min() >= 0, self.resolution)
+        return march_cells(self.evaluated, cells)
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:
-        """First points (n, 3) of the blocks of 2 x 2 x 2 cells that may have surface.
-
-        And their bounds (n, 7), see `_bounds`.
-        """
-        size, largest = 2, self.resolution / COARSEST
-        if self.clamp is not None:  # a block's middle must tell of surface at its corners
-            largest = min(largest, self.clamp * (self.resolution - 1) / math.sqrt(3))
-        while 2 * size <= largest:
-            size *= 2
+        """The blocks (n, 3) of 2 x 2 x 2 cells that may contain surface, and bounds (n, 7)."""
+        size = self._coarsest_size()
         line = np.arange(0, self.resolution + 1, size)
         blocks = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3)
-        bounds = np.empty((0, 7), np.float32)
-        while len(blocks):
-            near = self.middles(blocks, size)
-            values, gradients = self.evaluate_gradients(self.key(near))
-            bounds = _bounds(blocks // size, gradients)
-            known = [near, values, bounds, _signs_differ(blocks // size, values)]
-            kept = self.may_have_surface(blocks, size, *known)
-            blocks, known = blocks[kept], [of[kept] for of in known]
+        while True:
+            probes = self._probe(blocks, size)
+            kept = self._may_contain_surface(blocks, size, probes)
+            blocks, probes = blocks[kept], probes.rows(kept)
             if size > 2:
                 size //= 2
-                blocks = (blocks[:, None] + size * CELLS).reshape(-1, 3)
-                on_lattice = (blocks <= self.resolution).all(axis=1)
-                blocks = blocks[on_lattice]
-                known = [np.repeat(of, 8, axis=0)[on_lattice] for of in known]
-                kept = self.may_have_surface(blocks, size, *known)
-                blocks, known = blocks[kept], [of[kept] for of in known]
-            bounds = known[2]
-            if size == 2:
-                break
-        return blocks, bounds
+                parents = np.repeat(np.arange(len(blocks)), len(CORNERS))
+                blocks = (blocks[:, None] + size * CORNERS).reshape(-1, 3)
+                kept = (blocks <= self.resolution).all(axis=1)
+                blocks, probes = blocks[kept], probes.rows(parents[kept])
+                kept = self._may_contain_surface(blocks, size, probes)
+                blocks, probes = blocks[kept], probes.rows(kept)
+            if size == 2 or not len(blocks):
+                return blocks, probes.bounds
 
-    def middles(self, blocks: np.ndarray, size: int) -> np.ndarray:
-        """The middle points (n, 3) of blocks, on the lattice at least."""
-        return (blocks + size // 2).clip(1, self.resolution)
+    def _coarsest_size(self) -> int:
+        """Cells along a side of the first blocks: a power of two, at least 2."""
+        largest = self.resolution / MIN_BLOCKS
+        if self.clamp is not None:  # surface at a corner must be within the clamp of the centre
+            largest = min(largest, self.clamp * (self.resolution - 1) / math.sqrt(3))
+        size = 2
+        while 2 * size <= largest:
+            size *= 2
+        return size
 
-    def may_have_surface(
-        self,
-        blocks: np.ndarray,
-        size: int,
-        near: np.ndarray,
-        values: np.ndarray,
-        bounds: np.ndarray,
-        mixed: np.ndarray,
-    ) -> np.ndarray:
-        """Of which blocks (n, 3) the values at points near them (n, 3) do not rule it out.
+    def _probe(self, blocks: np.ndarray, size: int) -> _Probes:
+        """Evaluate the function at the centres of blocks (n, 3)."""
+        centres = block_centres(blocks, size, self.resolution)
+        values, gradients = self.evaluated.evaluate_gradients(self.evaluated.key(centres))
+        position = blocks // size
+        bounds, has_both = estimate_bounds(position, gradients), signs_differ(position, values)
+        return _Probes(centres, values, bounds, has_both)
 
-        mixed: which to keep whatever the bounds say.
-        """
-        first, last = (of.clip(1, self.resolution) - near for of in (blocks, blocks + size))
-        least, largest = _changes(bounds, first, last)
-        sure = (values + least > 0) | (values + largest < 0)
+    def _may_contain_surface(self, blocks: np.ndarray, size: int, probes: _Probes) -> np.ndarray:
+        """Which blocks (n, 3) to keep: (n,) bool."""
+        points, values, bounds, has_both_signs = probes
+        first = blocks.clip(1, self.resolution) - points
+        last = (blocks + size).clip(1, self.resolution) - points
+        least, largest = change_range(bounds, first, last)
+        is_one_sided = (values + least > 0) | (values + largest < 0)
         at_border = ((blocks == 0) | (blocks + size > self.resolution)).any(axis=1)
-        return ~sure | (at_border & (values <= 0)) | mixed
+        return ~is_one_sided | (at_border & (values <= 0)) | has_both_signs
 
-    def crossed(self, blocks: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-        """The cells (n, 3) that the surface crosses, all of their corners evaluated.
+    def crossed_cells(self, blocks: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        """The cells (m, 3) that the surface crosses in blocks (n, 3), and in more where needed.
 
-        blocks, bounds: as `candidates` gives them.
+        Their corners on the grid are all evaluated.
         """
-        done = np.empty(0, np.int64)  # keys of blocks looked at, and the bounds with which
-        done_with = np.empty((0, 7), np.float32)
-        cells = [np.empty((0, 3), int)]
+        evaluated, cells = self.evaluated, [np.empty((0, 3), int)]
+        done_keys, done_bounds = np.empty(0, np.int64), np.empty((0, 7), np.float32)
         while len(blocks):
-            beyond, wider = [], []
-            for start in range(0, len(blocks), BLOCKS_AT_ONCE):
-                some = blocks[start : start + BLOCKS_AT_ONCE]
-                bound = bounds[start : start + BLOCKS_AT_ONCE]
-                found, seen = self._crossed_in(some, bound)
-                cells.append(found)
-                out = np.flatnonzero((_with_norm(seen) > bound).any(axis=1))
-                around = (some[out, None] + 2 * AROUND).reshape(-1, 3)
-                wide = np.maximum(bound[out], _widened(seen[out]))
-                wide = np.repeat(wide, len(AROUND), axis=0)
-                kept = ((around >= 0) & (around <= self.resolution)).all(axis=1)
-                keys, wide = _merged(self.key(around[kept]), wide[kept])
-                beyond.append(keys)
-                wider.append(wide)
-            done, done_with = _merged(
-                np.concatenate([done, self.key(blocks)]), np.concatenate([done_with, bounds])
+            new_cells, keys, wider_bounds = self._examine(blocks, bounds)
+            cells += new_cells
+            done_keys, done_bounds = merge_bounds(
+                np.concatenate([done_keys, evaluated.key(blocks)]),
+                np.concatenate([done_bounds, bounds]),
             )
-            keys, bounds = _merged(np.concatenate(beyond), np.concatenate(wider))
-            looked_at = np.isin(keys, done)
-            before = np.full_like(bounds, -np.inf)
-            before[looked_at] = done_with[np.searchsorted(done, keys[looked_at])]
-            wanted = (bounds > before).any(axis=1)
-            blocks, bounds = self.index(keys[wanted]), np.maximum(bounds, before)[wanted]
-        return self.followed(np.concatenate(cells))
+            is_done = np.isin(keys, done_keys)
+            earlier = np.full_like(wider_bounds, -np.inf)
+            earlier[is_done] = done_bounds[np.searchsorted(done_keys, keys[is_done])]
+            again = (wider_bounds > earlier).any(axis=1)
+            blocks, bounds = evaluated.index(keys[again]), np.maximum(wider_bounds, earlier)[again]
+        return np.concatenate(cells)
 
-    def followed(self, cells: np.ndarray) -> np.ndarray:
-        """Cells (n, 3) with surface, and those to which it leads through their faces, once each.
+    def _examine(
+        self, blocks: np.ndarray, bounds: np.ndarray
+    ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Look for surface in blocks (n, 3) with bounds (n, 7).
 
-        All corners of the cells are evaluated, and of those that are found.
+        Returns:
+            The crossed cells, arrays (m, 3); the keys (k,) of blocks in which the function may
+            change more than their bounds say, sorted; and wider bounds (k, 7) for these.
         """
-        new = known = np.unique(self.key(cells))
+        cells, keys, wider_bounds = [], [], []
+        for start in range(0, len(blocks), BLOCKS_AT_ONCE):
+            chunk = slice(start, start + BLOCKS_AT_ONCE)
+            chunk_blocks, chunk_bounds = blocks[chunk], bounds[chunk]
+            new_cells, changes = crossed_cells(self.evaluated, chunk_blocks, chunk_bounds)
+            cells.append(new_cells)
+            exceeded = np.flatnonzero((with_norm(changes) > chunk_bounds).any(axis=1))
+            around = (chunk_blocks[exceeded, None] + 2 * NEIGHBOURS).reshape(-1, 3)
+            wider = np.maximum(chunk_bounds[exceeded], widen(changes[exceeded]))
+            wider = np.repeat(wider, len(NEIGHBOURS), axis=0)
+            kept = ((around >= 0) & (around <= self.resolution)).all(axis=1)
+            around_keys, wider = merge_bounds(self.evaluated.key(around[kept]), wider[kept])
+            keys.append(around_keys)
+            wider_bounds.append(wider)
+        return cells, *merge_bounds(np.concatenate(keys), np.concatenate(wider_bounds))
+
+    def connected_cells(self, cells: np.ndarray) -> np.ndarray:
+        """Cells (n, 3) and all to which the surface leads through their faces: (m, 3), once each.
+
+        The corners of `cells` must be evaluated; those of all others will be.
+        """
+        evaluated = self.evaluated
+        new = reached = np.unique(evaluated.key(cells))
         while len(new):
-            cells = self.index(new)
-            corners = self.key(cells[:, None] + CELLS)
+            cells = evaluated.index(new)
+            corners = evaluated.key(cells[:, None] + CORNERS)
             sign = np.ones(corners.shape, np.int8)
-            evaluated = self.known(corners)
-            place = np.searchsorted(self.keys, corners[evaluated])
-            sign[evaluated] = np.sign(self.distances[place])
+            has_value = evaluated.contains(corners)
+            sign[has_value] = np.sign(evaluated.distances[evaluated.locate(corners[has_value])])
             through = []
             for axis, side in itertools.product(range(3), (0, 1)):
-                on_face = sign[:, CELLS[:, axis] == side]
-                leads = (on_face.min(axis=1) <= 0) & (on_face.max(axis=1) >= 0)
-                through.append(self.key(cells[leads] + (2 * side - 1) * np.eye(3, dtype=int)[axis]))
-            new = np.setdiff1d(np.concatenate(through), known)
-            corners = np.unique(self.key(self.index(new)[:, None] + CELLS))
-            self.evaluate(corners[self.within(self.index(corners))])
-            known = np.union1d(known, new)
-        return self.index(known)
-
-    def _crossed_in(self, blocks: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Crossed cells (n, 3) of blocks (m, 3), and the changes seen in each (m, 6).
-
-        Changes are of the function's value from one point to the next along each axis: the largest
-        fall, the largest rise.
-        """
-        keys = self.key(blocks)[:, None] + self.key(POINTS)
-        points, place = np.unique(keys, return_inverse=True)
-        place = place.reshape(keys.shape)
-        on_lattice = self.within(self.index(points))
-        value = np.full(len(points), np.nan, np.float32)
-        sign = np.where(on_lattice, 0, 1).astype(np.int8)
-
-        def evaluate(which: np.ndarray) -> None:
-            at = self.evaluate(points[which])
-            value[which] = self.values[at]
-            sign[which] = np.sign(self.distances[at])
-
-        evaluate(np.flatnonzero(self.known(points)))
-        self._infer_from_middles(blocks, bounds, sign, place)
-        changes = {tuple(step): _changes(bounds, step, step) for step in AROUND}
-        for kind in KINDS:
-            _infer(kind, value, sign, place, changes)
-            of_kind = np.unique(place[:, kind])
-            evaluate(of_kind[(sign[of_kind] == 0) & np.isnan(value[of_kind])])
-
-        at_corners = sign[place][:, CORNERS]  # (blocks, cells, corners)
-        block, cell = np.nonzero((at_corners.min(axis=2) <= 0) & (at_corners.max(axis=2) >= 0))
-        corners = np.unique(place[block[:, None], CORNERS[cell]])
-        evaluate(corners[on_lattice[corners] & np.isnan(value[corners])])
-
-        local, seen = value[place], np.full((len(blocks), 6), -np.inf, np.float32)
-        for axis in range(3):
-            first = np.flatnonzero(POINTS[:, axis] < 2)
-            change = local[:, first + STRIDES[axis]] - local[:, first]
-            for column, of in ((axis, -change), (axis + 3, change)):
-                seen[:, column] = np.nan_to_num(of, nan=-np.inf).max(axis=1)
-        return blocks[block] + CELLS[cell], seen
-
-    def _infer_from_middles(
-        self, blocks: np.ndarray, bounds: np.ndarray, sign: np.ndarray, place: np.ndarray
-    ) -> None:
-        """Set signs as `_infer` does, from the middles of the larger blocks that these are in."""
-        middles = self.middles(blocks // LARGER * LARGER, LARGER)
-        keys, steps = self.key(middles), middles - blocks
-        known = self.known(keys)
-        for step in np.unique(steps[known], axis=0):
-            of = np.flatnonzero(known & (steps == step).all(axis=1))
-            values = self.values[np.searchsorted(self.keys, keys[of])]
-            for point in range(len(POINTS)):
-                changes = _changes(bounds[of], *2 * [POINTS[point] - step])
-                _set_sure(sign, place[of, point], values, *changes)
-
-    def march(self, cells: np.ndarray) -> trimesh.Trimesh:
-        """Marching cubes on cells (n, 3) whose corners are all evaluated or around the lattice.
-
-        Some layers at a time, for little memory, each time with the last one of before: its faces
-        come once more in the same order, which tells what vertices are shared.
-        """
-        vertices, faces = np.empty((0, 3)), np.empty((0, 3), int)
-        for start in range(0, self.side, LAYERS_AT_ONCE):
-            before = cells[cells[:, 0] == start - 1]
-            new = cells[(cells[:, 0] >= start) & (cells[:, 0] < start + LAYERS_AT_ONCE)]
-            shared = len(self._march_layers(before)[1])
-            some, some_faces = self._march_layers(np.concatenate([before, new]))
-            number = np.full(len(some), -1)
-            number[some_faces[:shared]] = faces[len(faces) - shared :]
-            fresh = number < 0
-            number[fresh] = len(vertices) + np.arange(fresh.sum())
-            vertices = np.concatenate([vertices, some[fresh]])
-            faces = np.concatenate([faces, number[some_faces[shared:]]])
-        return placed_mesh(vertices, faces, self.resolution)
-
-    def _march_layers(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices (v, 3), in indices, and faces (f, 3) of such cells, layer by layer."""
-        if not len(cells):
-            return np.empty((0, 3)), np.empty((0, 3), int)
-        first, last = cells[:, 0].min(), cells[:, 0].max()
-        volume = np.zeros((last + 2 - first, self.side, self.side), np.float32)
-        marked = np.zeros(volume.shape, bool)
-        origin = first * self.side**2
-        marked.reshape(-1)[self.key(cells + 1) - origin] = True  # a cell, at its last corner
-        border = BORDER_FACTOR * np.abs(self.distances).max()
-        for corner in CELLS:
-            keys = self.key(cells + corner)
-            values = np.full(len(keys), border)
-            known = self.known(keys)
-            values[known] = self.distances[np.searchsorted(self.keys, keys[known])]
-            volume.reshape(-1)[keys - origin] = values
-        vertices, faces = march_cubes(volume, marked)
-        return vertices + np.array([first, 0, 0]), faces
+                on_face = sign[:, CORNERS[:, axis] == side]
+                crossed = (on_face.min(axis=1) <= 0) & (on_face.max(axis=1) >= 0)
+                step = (2 * side - 1) * np.eye(3, dtype=int)[axis]
+                through.append(evaluated.key(cells[crossed] + step))
+            new = np.setdiff1d(np.concatenate(through), reached)
+            corners = np.unique(evaluated.key(evaluated.index(new)[:, None] + CORNERS))
+            evaluated.evaluate(corners[evaluated.on_grid(evaluated.index(corners))])
+            reached = np.union1d(reached, new)
+        return evaluated.index(reached)
 
 
-def _bounds(index: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """What the gradient may be in blocks at places (n, 3), from those at their middles (n, 3).
+def march_cells(evaluated: EvaluatedPoints, cells: np.ndarray) -> trimesh.Trimesh:
+    """Marching cubes on cells (n, 3), sorted, whose corners on the grid are all evaluated.
 
-    Along each axis anything between the least and the largest of a block's own and of those next
-    to it, and no more than the largest norm, all with a margin: (n, 7), minus the least, the
-    largest, and the norm.
+    To save memory, it takes some layers at a time, each time with the last layer of before. Its
+    faces then come first and in the same order, which shows which vertices are shared.
+
+    Raises:
+        NoSurfaceError: there are no faces.
     """
-    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
-    found = np.concatenate([-gradients, gradients, norms], axis=1)
-    largest = _largest_around(index, found)
-    bounds = _widened(largest[:, :6])
-    bounds[:, 6] = (1 + MARGIN) * largest[:, 6]
-    return bounds
+    vertices, faces = np.empty((0, 3)), np.empty((0, 3), int)
+    for start in range(0, evaluated.side, LAYERS_AT_ONCE):
+        overlap = cells[cells[:, 0] == start - 1]
+        layers = cells[(cells[:, 0] >= start) & (cells[:, 0] < start + LAYERS_AT_ONCE)]
+        num_shared = len(_march_layers(evaluated, overlap)[1])
+        new_vertices, new_faces = _march_layers(evaluated, np.concatenate([overlap, layers]))
+        number = np.full(len(new_vertices), -1)
+        number[new_faces[:num_shared]] = faces[len(faces) - num_shared :]
+        is_new = number < 0
+        number[is_new] = len(vertices) + np.arange(is_new.sum())
+        vertices = np.concatenate([vertices, new_vertices[is_new]])
+        faces = np.concatenate([faces, number[new_faces[num_shared:]]])
+    return grid_mesh(vertices, faces, evaluated.resolution)
 
 
-def _signs_differ(index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """At which places (n, 3) there or next to it values (n,) of both signs are, or a zero."""
-    largest = _largest_around(index, np.stack([-values, values], axis=1))
-    return (largest >= 0).all(axis=1)
-
-
-def _largest_around(index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Of values (n, k) at places (n, 3) the largest of each there and next to it, (n, k)."""
-    whole = np.full(index.max(axis=0) + 1, -np.inf, values.dtype)
-    largest = np.empty_like(values)
-    for column in range(values.shape[1]):
-        whole[tuple(index.T)] = values[:, column]
-        largest[:, column] = maximum_filter(whole, size=3)[tuple(index.T)]
-    return largest
-
-
-def _with_norm(changes: np.ndarray) -> np.ndarray:
-    """Bounds (n, 7) of no more than the largest falls and rises along each axis (n, 6)."""
-    largest = np.maximum(changes[:, :3], changes[:, 3:]).clip(0)
-    return np.concatenate([changes, np.linalg.norm(largest, axis=1, keepdims=True)], axis=1)
-
-
-def _widened(changes: np.ndarray) -> np.ndarray:
-    """The same with a margin."""
-    falls, rises, norm = np.split(_with_norm(changes), [3, 6], axis=1)
-    margin = MARGIN / 2 * (falls + rises) + LEAST_MARGIN * norm
-    return np.concatenate([falls + margin, rises + margin, (1 + MARGIN) * norm], axis=1)
-
-
-def _changes(
-    bounds: np.ndarray, first: np.ndarray, last: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the largest change (n,) of a function, with sign, over steps first to last.
-
-    Each axis bounds it by its own slopes, all together by the norm. bounds: (n, 7), see `_bounds`;
-    first, last: (n, 3) or (3,).
-    """
-    least = largest = np.float32(0)
-    for fall, rise, *steps in zip(*np.split(bounds[:, :6].T, 2), first.T, last.T, strict=True):
-        ends = [slope * step.astype(np.float32) for slope in (-fall, rise) for step in steps]
-        least, largest = least + np.minimum.reduce(ends), largest + np.maximum.reduce(ends)
-    farthest = np.linalg.norm(np.maximum(np.abs(first), np.abs(last)), axis=-1)
-    by_norm = bounds[:, 6] * farthest.astype(np.float32)
-    return np.maximum(least, -by_norm), np.minimum(largest, by_norm)
-
-
-def _merged(keys: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each of the keys (n,) once, sorted, with the largest of each of its bounds (n, 7)."""
-    unique, place = np.unique(keys, return_inverse=True)
-    largest = np.full((len(unique), 7), -np.inf, bounds.dtype)
-    np.maximum.at(largest, place, bounds)
-    return unique, largest
-
-
-def _infer(
-    kind: np.ndarray, value: np.ndarray, sign: np.ndarray, place: np.ndarray, changes: Changes
-) -> None:
-    """Set the signs at one kind of a block's points that values nearby leave no choice of.
-
-    value, sign: of points (p,), NaN and 0 where not known yet. place: the 27 points of each block
-    (m, 27) among these. changes: `_changes` of blocks (m, 7), by step.
-    """
-    local = value[place]
-    for point in kind:
-        for near in np.flatnonzero(DISTANCES[point] < 2):
-            if point != near:
-                step = tuple(POINTS[point] - POINTS[near])
-                _set_sure(sign, place[:, point], local[:, near], *changes[step])
-
-
-def _set_sure(
-    sign: np.ndarray, at: np.ndarray, values: np.ndarray, least: np.ndarray, largest: np.ndarray
-) -> None:
-    """Set signs (p,) at points (m,) that values, changed by so much, leave no choice of."""
-    for sure, of in ((values + least > 0, 1), (values + largest < 0, -1)):
-        sign[at[sure & (sign[at] == 0)]] = of
+def _march_layers(evaluated: EvaluatedPoints, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (v, 3), in indices, and faces (f, 3) of cells (n, 3) in successive layers."""
+    if not len(cells):
+        return np.empty((0, 3)), np.empty((0, 3), int)
+    side, first, last = evaluated.side, cells[:, 0].min(), cells[:, 0].max()
+    volume = np.zeros((last + 2 - first, side, side), np.float32)
+    mask = np.zeros(volume.shape, bool)
+    origin = first * side**2
+    mask.reshape(-1)[evaluated.key(cells + 1) - origin] = True  # a cell is named by its last corner
+    border = BORDER_FACTOR * np.abs(evaluated.distances).max()
+    for corner in CORNERS:
+        keys = evaluated.key(cells + corner)
+        values = np.full(len(keys), border)
+        has_value = evaluated.contains(keys)
+        values[has_value] = evaluated.distances[evaluated.locate(keys[has_value])]
+        volume.reshape(-1)[keys - origin] = values
+    vertices, faces = march_cubes(volume, mask)
+    return vertices + np.array([first, 0, 0]), faces

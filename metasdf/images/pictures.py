@@ -1,8 +1,4 @@
-"""How good fields in the plane are: digits, digits unlike those of training, photographs.
-
-Each image of a part is fitted to its context and judged at its query: of digits these are the
-pixels outside of the context, of photographs (whose curriculums say `query: all`) all pixels.
-"""
+"""Pictures of 2D fields: signed distances as colours, photographs, adaptations step by step."""
 
 from typing import Any
 
@@ -11,38 +7,35 @@ import torch
 from matplotlib import colormaps
 from scipy.ndimage import zoom
 
-from metasdf.data.tasks import stack, to_device
+from metasdf.data.tasks import collate, to_device
 from metasdf.evaluation.gallery import PIXELS
-from metasdf.images.tasks import PlaneDataset
+from metasdf.images.tasks import ImageDataset
 from metasdf.losses import psnr
 from metasdf.maml import Method
 
-COLOUR_RANGE = (0.1, 0.3)  # distance, in widths, of the deepest colour inside and outside
-LINE_SPACING = 0.05  # of the lines of equal distance
+COLOUR_RANGE = (0.1, 0.3)  # distances, in widths, of the deepest colour inside and outside
+LINE_SPACING = 0.05  # between level lines, in widths
 
 
 def shown_steps(model: Method, steps: int | None = None) -> list[int]:
-    """The steps to show: all of a few, first and last of many."""
+    """The inner steps to show, 0 to `steps` (None: the model's): all, or the ends of over ten."""
     last = model.num_steps if steps is None else steps
     return list(range(last + 1)) if last <= 10 else [0, last]
 
 
-# Pictures
-
-
 def distance_picture(distance: np.ndarray, size: int = PIXELS) -> np.ndarray:
-    """A signed distance field (n, n), in widths, as colours: (size, size, 3) uint8.
+    """Signed distances (n, n), in image widths, as colours: (size, size, 3) uint8.
 
-    Orange inside, blue outside, with lines of equal distance, and a black one for the boundary.
+    Orange inside, blue outside, with level lines; the zero level set is black.
     """
     n = len(distance)
     fine = zoom(distance, size / n, order=1, mode="nearest", grid_mode=True)[:size, :size]
     depth = fine / np.where(fine < 0, *COLOUR_RANGE)
     colour = colormaps["PuOr"](0.5 + 0.5 * np.clip(depth, -1, 1))[..., :3]
-    pixel = np.maximum(np.hypot(*np.gradient(fine)), 1e-6)  # by what a pixel's step changes it
-    line = np.abs(fine - LINE_SPACING * np.round(fine / LINE_SPACING)) / pixel
-    colour *= (1 - 0.2 * np.clip(1.3 - line, 0, 1))[..., None]
-    colour *= np.clip(np.abs(fine) / pixel - 0.5, 0, 1)[..., None]
+    slope = np.maximum(np.hypot(*np.gradient(fine)), 1e-6)  # change from one pixel to the next
+    to_line = np.abs(fine - LINE_SPACING * np.round(fine / LINE_SPACING)) / slope  # in pixels
+    colour *= (1 - 0.2 * np.clip(1.3 - to_line, 0, 1))[..., None]
+    colour *= np.clip(np.abs(fine) / slope - 0.5, 0, 1)[..., None]
     return (255 * colour).astype(np.uint8)
 
 
@@ -54,15 +47,15 @@ def colour_picture(colours: np.ndarray, size: int = PIXELS) -> np.ndarray:
 
 
 def picture(values: np.ndarray) -> np.ndarray:
-    """A field's values at its pixels, (n, n, c), as a picture."""
+    """Distances (n, n, 1) or colours (n, n, 3) as a picture, (PIXELS, PIXELS, 3) uint8."""
     return colour_picture(values) if values.shape[-1] == 3 else distance_picture(values[..., 0])
 
 
 @torch.no_grad()
 def field_values(
-    model: Method, data: PlaneDataset, fields: Any, device: torch.device
+    model: Method, data: ImageDataset, fields: Any, device: torch.device
 ) -> np.ndarray:
-    """The values of one task's fitted field at all pixels: (n, n, c)."""
+    """Distances or colours of one task's fitted field at all pixels: (n, n, c)."""
     n = data.images.shape[1]
     x = torch.from_numpy(data.grid)[None].to(device)
     values = model.predict(x, fields)
@@ -73,17 +66,20 @@ def field_values(
 
 def adaptation_row(
     model: Method,
-    data: PlaneDataset,
+    data: ImageDataset,
     index: int,
     device: torch.device,
     label: str,
     steps: int | None = None,
 ) -> list[tuple[str, np.ndarray]]:
-    """Labelled pictures: the field before the context was seen, after each step, and the truth.
+    """Labelled pictures: the initialisation, the field after each shown step, and the truth.
 
-    steps: as for `evaluate`.
+    Args:
+        index: of the image in `data`.
+        label: of the first picture.
+        steps: inner steps; None: the model's default.
     """
-    task = to_device(stack([data.task(index, 0)]), device)
+    task = to_device(collate([data.task(index, 0)]), device)
     true, row = truth(data, index), []
     for k in shown_steps(model, steps):
         values = field_values(model, data, model.adapt(task["context"], k), device)
@@ -95,7 +91,7 @@ def adaptation_row(
     return [*row, ("truth", picture(true))]
 
 
-def truth(data: PlaneDataset, index: int) -> np.ndarray:
-    """An image's true values at its pixels: (n, n, c)."""
+def truth(data: ImageDataset, index: int) -> np.ndarray:
+    """True distances or colours of an image at its pixels: (n, n, c)."""
     n = data.images.shape[1]
     return data.values(index).reshape(n, n, -1)

@@ -10,8 +10,8 @@
 """
 
 import gzip
+import logging
 import os
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import zoom
 
-from metasdf.data.arrays import DAMAGED, map_npz
+from metasdf.data.npz import DAMAGED, map_npz
 from metasdf.errors import InputError
+from metasdf.images.download import download
 
 EMBEDDED, AUTO = "embedded", "auto"
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -33,42 +34,55 @@ MNIST_MD5 = {
 }
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: label, then red, green and blue planes
+CIFAR_RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the red, green and blue channels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-EMBEDDED_TEST = 297  # of scikit-learn's 1797 digits, the last
-PHOTOGRAPHS = {  # of scikit-image: names to train on and to test on
+EMBEDDED_TEST = 297  # test digits, the last of scikit-learn's 1797
+PHOTOGRAPHS = {  # names in scikit-image
     "train": ("astronaut", "chelsea", "motorcycle_left", "retina", "rocket"),
     "test": ("coffee", "hubble_deep_field"),
 }
 CROPS = {"train": 400, "test": 100}  # from each embedded photograph
-HELD_OUT_SHARE = 0.1  # share of a folder's images that are kept to test on
+HELD_OUT_SHARE = 0.1  # of a folder's images, for testing
+log = logging.getLogger(__name__)
 
 
 # Digits
 
 
 def load_digits(source: str, part: str, cache: str | os.PathLike) -> np.ndarray:
-    """The digits to train on or to test on ("train" or "test"): (n, height, width) uint8."""
+    """The training or test digits, (n, height, width) uint8.
+
+    Args:
+        source: see above.
+        part: "train" or "test".
+        cache: folder for downloads.
+
+    Raises:
+        InputError: the source is missing or broken.
+    """
     source = find_digits(source, cache)
-    return _embedded_digits(part) if source == EMBEDDED else _idx_file(Path(source), part)
+    return _embedded_digits(part) if source == EMBEDDED else _idx_images(Path(source), part)
 
 
 def find_digits(source: str, cache: str | os.PathLike) -> str:
-    """Where a source leads: a folder that holds MNIST, downloaded if need be, or embedded."""
+    """What a source stands for: a folder with MNIST, downloaded if need be, or EMBEDDED.
+
+    Training and test digits are then of the same kind.
+    """
     if source != AUTO:
         return source
     folder = Path(cache, "mnist")
     try:
         for part, name in MNIST_FILES.items():
             if not any((folder / (name + suffix)).is_file() for suffix in IDX_SUFFIXES):
-                _download(MNIST_URL + name + ".gz", MNIST_MD5[part], folder)
+                download(MNIST_URL + name + ".gz", MNIST_MD5[part], folder)
     except InputError as error:
-        print(f"MNIST: {error}; using the digits of scikit-learn instead", file=sys.stderr)
+        log.warning("MNIST: %s; using the digits of scikit-learn instead", error)
         return EMBEDDED
     return str(folder)
 
 
-def _idx_file(folder: Path, part: str) -> np.ndarray:
+def _idx_images(folder: Path, part: str) -> np.ndarray:
     for suffix in IDX_SUFFIXES:
         path = folder / (MNIST_FILES[part] + suffix)
         if path.is_file():
@@ -77,7 +91,11 @@ def _idx_file(folder: Path, part: str) -> np.ndarray:
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
-    """The images of one of MNIST's idx files, gzipped or not: (n, height, width) uint8."""
+    """The images in one of MNIST's idx files, gzipped or not: (n, height, width) uint8.
+
+    Raises:
+        InputError: the file is missing, damaged or no idx file of images.
+    """
     path = Path(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
@@ -93,8 +111,8 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
 
 
 def _embedded_digits(part: str) -> np.ndarray:
-    """The first 1500 digits of scikit-learn, or the other 297: 8x8, 17 grey levels, enlarged."""
-    from sklearn import datasets  # takes a second, and few want it
+    """scikit-learn's digits, 8x8 with 17 grey levels, framed and enlarged to (n, 28, 28) uint8."""
+    from sklearn import datasets  # slow to import, and rarely needed
 
     images = datasets.load_digits().images
     images = images[:-EMBEDDED_TEST] if part == "train" else images[-EMBEDDED_TEST:]
@@ -108,50 +126,60 @@ def _embedded_digits(part: str) -> np.ndarray:
 def load_photographs(
     source: str, part: str, cache: str | os.PathLike, size: int
 ) -> tuple[np.ndarray, int]:
-    """Photographs to train on or to test on: (n, size, size, 3) uint8, and how many failed.
+    """The training or test photographs, cropped to their central square and resized.
 
-    A folder's images are cropped to their central square and resized; every tenth is to test on.
-    Those that cannot be read are reported and counted.
+    Of a folder's images every tenth is for testing. Those that cannot be read are logged by name.
+
+    Args:
+        source, part, cache: see `load_digits`.
+        size: width and height in pixels.
+
+    Returns:
+        (n, size, size, 3) uint8, and the number of images that could not be read.
+
+    Raises:
+        InputError: the source is missing or broken, or none of its images can be read.
     """
     source = find_photographs(source, cache)
     if source == EMBEDDED:
         return _embedded_photographs(part, size), 0
     if source.endswith(".tar.gz"):
-        images = _cifar(Path(source), part)
+        images = _read_cifar(Path(source), part)
     elif source.endswith(".npz"):
-        images = map_npz(Path(source), f"{part}_images")
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or images.shape[3] != 3
-            or 0 in images.shape
-        ):
-            raise InputError(
-                f"{source}: {part}_images is {images.dtype} {list(images.shape)}, "
-                f"want uint8 [n, height, width, 3]"
-            )
+        images = _read_npz(Path(source), part)
     else:
-        return _folder(Path(source), part, size)
+        return _read_folder(Path(source), part, size)
     if images.shape[1:3] != (size, size):
-        images = np.stack([_square(Image.fromarray(image), size) for image in images])
+        images = np.stack([_central_square(Image.fromarray(image), size) for image in images])
     return np.ascontiguousarray(images), 0
 
 
 def find_photographs(source: str, cache: str | os.PathLike) -> str:
-    """Where a source leads: a path, CIFAR-10's downloaded if need be, or embedded."""
+    """What a source stands for: a path, that of CIFAR-10 downloaded if need be, or EMBEDDED."""
     if source != AUTO:
         return source
     archive = Path(cache, "cifar10", CIFAR_URL.rsplit("/", 1)[1])
     try:
         if not archive.is_file():
-            archive = _download(CIFAR_URL, CIFAR_MD5, archive.parent)
+            archive = download(CIFAR_URL, CIFAR_MD5, archive.parent)
     except InputError as error:
-        print(f"CIFAR-10: {error}; using photographs of scikit-image", file=sys.stderr)
+        log.warning("CIFAR-10: %s; using photographs of scikit-image", error)
         return EMBEDDED
     return str(archive)
 
 
-def _folder(folder: Path, part: str, size: int) -> tuple[np.ndarray, int]:
+def _read_npz(path: Path, part: str) -> np.ndarray:
+    images = map_npz(path, f"{part}_images")
+    has_shape = images.ndim == 4 and images.shape[3] == 3 and 0 not in images.shape
+    if images.dtype != np.uint8 or not has_shape:
+        raise InputError(
+            f"{path}: {part}_images is {images.dtype} {list(images.shape)}, "
+            f"want uint8 [n, height, width, 3]"
+        )
+    return images
+
+
+def _read_folder(folder: Path, part: str, size: int) -> tuple[np.ndarray, int]:
     if not folder.is_dir():
         raise InputError(f"{folder}: is no folder of images, nor an npz file")
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
@@ -165,7 +193,7 @@ def _folder(folder: Path, part: str, size: int) -> tuple[np.ndarray, int]:
         try:
             images.append(read_image(file, size))
         except InputError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            log.warning("left out: %s", error)
             failed += 1
     if not images:
         raise InputError(f"{folder}: none of {len(chosen)} images to {part} on can be read")
@@ -173,16 +201,21 @@ def _folder(folder: Path, part: str, size: int) -> tuple[np.ndarray, int]:
 
 
 def read_image(path: str | os.PathLike, size: int) -> np.ndarray:
-    """The central square of an image file: (size, size, 3) uint8; transparent becomes white."""
+    """The central square of an image file: (size, size, 3) uint8; transparent becomes white.
+
+    Raises:
+        InputError: the file is missing, damaged or no image.
+    """
     try:
         with Image.open(path) as image:
-            return _square(image, size)
+            return _central_square(image, size)
     except (*DAMAGED, Image.DecompressionBombError, SyntaxError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from error
 
 
-def _square(image: Image.Image, size: int) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16 bits of grey, of which convert() would keep 255 levels
+def _central_square(image: Image.Image, size: int) -> np.ndarray:
+    """An image cropped to its central square and resized: (size, size, 3) uint8."""
+    if image.mode.startswith("I"):  # 16-bit grey, of which convert() would keep 255 levels
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -190,7 +223,11 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
     image = image.convert("RGB")
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
-    box = (left, top, left + side, top + side)
+    return _resized(image, (left, top, left + side, top + side), size)
+
+
+def _resized(image: Image.Image, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """The square `box` (left, top, right, bottom) of an image, (size, size, 3) uint8."""
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
@@ -208,14 +245,12 @@ def _embedded_photographs(part: str, size: int) -> np.ndarray:
         for _ in range(CROPS[part]):
             side = round(min(photograph.size) * rng.uniform(0.15, 0.6))
             left, top = (int(rng.integers(length - side + 1)) for length in photograph.size)
-            box = (left, top, left + side, top + side)
-            crop = photograph.resize((size, size), Image.Resampling.LANCZOS, box=box)
-            crops.append(np.asarray(crop))
+            crops.append(_resized(photograph, (left, top, left + side, top + side), size))
     return np.stack(crops)
 
 
-def _cifar(archive: Path, part: str) -> np.ndarray:
-    """The images of CIFAR-10's binary version, 170 MB: (n, 32, 32, 3) uint8."""
+def _read_cifar(archive: Path, part: str) -> np.ndarray:
+    """The images in CIFAR-10's binary version: (n, 32, 32, 3) uint8."""
     batches = []
     try:
         for content in _members(archive, "test_batch" if part == "test" else "data_batch"):
@@ -229,20 +264,8 @@ def _cifar(archive: Path, part: str) -> np.ndarray:
 
 
 def _members(archive: Path, word: str) -> Iterator[bytes]:
+    """The contents of the archive's files with `word` in their names, in order of the names."""
     with tarfile.open(archive) as tar:
         for member in sorted(tar.getmembers(), key=lambda m: m.name):
             if word in member.name and (file := tar.extractfile(member)) is not None:
                 yield file.read()
-
-
-def _download(url: str, md5: str, folder: Path) -> Path:
-    """Fetch a file into a folder, checked and whole; InputError where there is no internet."""
-    import pooch  # takes its time, and few want it
-
-    try:
-        downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=10)
-        name = url.rsplit("/", 1)[1]
-        return Path(pooch.retrieve(url, f"md5:{md5}", name, folder, downloader=downloader))
-    except (OSError, ValueError) as error:  # what requests and pooch raise
-        reason = (str(error) or repr(error)).splitlines()[0][:80]
-        raise InputError(f"{url}: cannot be downloaded ({reason})") from error

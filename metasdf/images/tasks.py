@@ -1,11 +1,11 @@
-"""Tasks in the plane: a digit's signed distance field, or an image's colours, at its pixels.
+"""2D tasks: a digit's signed distances, or a photograph's colours, at the pixels of the image.
 
-Coordinates are (row, column). A digit's pixel i of n stands at i / n - 1/2, so that its field lies
-in [-1/2, 1/2), and distances are in widths of the image (MetaSDF's 2D experiments). An image's
-pixels reach from -1 to 1 along each side, and so do its colours (SIREN's image fitting).
+Coordinates are (row, column). Pixel i of the n of a digit lies at i / n - 1/2, so the field covers
+[-1/2, 1/2)^2, and distances are in image widths (MetaSDF's 2D experiments). The pixels of a
+photograph reach from -1 to 1 along each side, and so do its colours (SIREN's image fitting).
 """
 
-import sys
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,88 +17,112 @@ from metasdf.data.pixels import DIGIT_PIXELS, pixel_frame, pixel_grid
 from metasdf.data.tasks import TaskDataset
 from metasdf.errors import InputError
 from metasdf.images.sources import load_digits, load_photographs
+from metasdf.learning.training import TRAIN, VAL, TrainingTasks
 
-PARTS = ("test", "rotated", "double", "triple")  # of the digits to test on; all but one are new
+PARTS = ("test", "rotated", "double", "triple")  # test sets of digits; see `compose`
+CHUNK = 1000  # digits enlarged at once, so that a whole set is never held as floats
+log = logging.getLogger(__name__)
 
 
 # Digits as shapes
 
 
-def ink(digits: np.ndarray, pixels: int = DIGIT_PIXELS) -> np.ndarray:
-    """Which pixels are inside digits (n, height, width) uint8, enlarged: (n, pixels, pixels)."""
-    inside = np.empty((len(digits), pixels, pixels), bool)
-    for start in range(0, len(digits), 1000):  # so that no set is ever held as floats
-        some = torch.from_numpy(np.array(digits[start : start + 1000])).float()[:, None]
-        large = torch.nn.functional.interpolate(some, (pixels, pixels), mode="bilinear")
-        inside[start : start + 1000] = large[:, 0].numpy() >= 127.5
-    return inside
+def digit_masks(digits: np.ndarray, pixels: int = DIGIT_PIXELS) -> np.ndarray:
+    """Enlarge digits (n, h, w) uint8 and threshold them: (n, pixels, pixels) bool, True inside."""
+    masks = np.empty((len(digits), pixels, pixels), bool)
+    for start in range(0, len(digits), CHUNK):
+        chunk = torch.from_numpy(np.array(digits[start : start + CHUNK])).float()[:, None]
+        large = torch.nn.functional.interpolate(chunk, (pixels, pixels), mode="bilinear")
+        masks[start : start + CHUNK] = large[:, 0].numpy() >= 127.5
+    return masks
 
 
-def boundary(inside: np.ndarray) -> np.ndarray:
-    """The unit segments between pixels inside and outside: (n, 2, 2), two ends, (row, column)."""
-    rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
-    upright = np.stack([rows, columns + 0.5], axis=1)
-    rows, columns = np.nonzero(inside[1:] != inside[:-1])
-    level = np.stack([rows + 0.5, columns], axis=1)
-    half = np.array([0.5, 0]), np.array([0, 0.5])
-    ends = [np.stack([c - h, c + h], axis=1) for c, h in zip((upright, level), half, strict=True)]
+def boundary_segments(mask: np.ndarray) -> np.ndarray:
+    """The pixel sides between inside and outside, by their two ends (row, column): (n, 2, 2)."""
+    rows, columns = np.nonzero(mask[:, 1:] != mask[:, :-1])
+    vertical = np.stack([rows, columns + 0.5], axis=1)
+    rows, columns = np.nonzero(mask[1:] != mask[:-1])
+    horizontal = np.stack([rows + 0.5, columns], axis=1)
+    half_sides = np.array([0.5, 0]), np.array([0, 0.5])
+    ends = [
+        np.stack([middle - half, middle + half], axis=1)
+        for middle, half in zip((vertical, horizontal), half_sides, strict=True)
+    ]
     return np.concatenate(ends)
 
 
-def signed_distance(inside: np.ndarray, convention: str = "exact") -> np.ndarray:
-    """Signed distance at the pixels' centres, (n, n) float32, in widths; negative inside.
+def signed_distance(mask: np.ndarray, convention: str = "exact") -> np.ndarray:
+    """Signed distances at the pixel centres of a mask (n, n): (n, n) float32, negative inside.
 
-    "exact": to the nearest point of the boundary, which runs between the pixels. "original": the
-    original program's, to the centre of the nearest pixel of the other kind, half a pixel or more
-    too far and -1 or 1 pixel at the least.
+    Args:
+        mask: whether each pixel is inside.
+        convention: "exact": to the nearest point of the boundary, which runs between the pixels.
+            "original": the original program's, to the centre of the nearest pixel of the other
+            kind; half a pixel or more too far, and never below one pixel.
+
+    Returns:
+        Distances in image widths.
+
+    Raises:
+        InputError: all pixels are inside, or all outside.
     """
-    n = len(inside)
-    if inside.all() or not inside.any():
+    n = len(mask)
+    if mask.all() or not mask.any():
         raise InputError("is all inside or all outside, so it has no boundary")
     if convention == "original":
-        distance = distance_transform_edt(~inside) - distance_transform_edt(inside)
+        distance = distance_transform_edt(~mask) - distance_transform_edt(mask)
         return (distance / n).astype(np.float32)
-    # The nearest point of the boundary is always a corner of a pixel or the middle of its side:
-    # it is on the lattice of half pixels, where the boundary's segments have three points each.
-    ends = boundary(inside)
+    # The nearest point of the boundary is always a corner of a pixel or the middle of a side: on
+    # the grid of half pixels, where each segment has three points.
+    ends = boundary_segments(mask)
     points = np.concatenate([ends[:, 0], ends.mean(axis=1), ends[:, 1]])
-    lattice = np.ones((2 * n + 1, 2 * n + 1), bool)
-    lattice[tuple((2 * points + 1).astype(int).T)] = False
-    distance = distance_transform_edt(lattice)[1::2, 1::2] / 2
-    return (np.where(inside, -distance, distance) / n).astype(np.float32)
+    grid = np.ones((2 * n + 1, 2 * n + 1), bool)
+    grid[tuple((2 * points + 1).astype(int).T)] = False
+    distance = distance_transform_edt(grid)[1::2, 1::2] / 2
+    return (np.where(mask, -distance, distance) / n).astype(np.float32)
 
 
 def compose(digits: np.ndarray, part: str, seed: int = 0) -> np.ndarray:
-    """As many digits of a kind that training has not seen, from digits (n, h, w) uint8.
+    """A test set of n digits made from digits (n, height, width) uint8.
 
-    "rotated": each by 45 to 315 degrees. "double", "triple": each with the next one or two, half
-    as large. "test": the digits as they are.
+    part: "test": the digits as they are. Unlike those of training are "rotated": each by 45 to 315
+    degrees; "double", "triple": each beside the next one or two, half as large (n, 2 height,
+    2 width).
     """
     if part == "test":
         return digits
     if part == "rotated":
         angles = np.random.default_rng(seed).uniform(45, 315, len(digits))
-        turned = [
+        rotated = [
             rotate(digit, angle, reshape=False, order=1)
             for digit, angle in zip(digits, angles, strict=True)
         ]
-        return np.stack(turned)
+        return np.stack(rotated)
     height, width = digits.shape[1:]
     canvas = np.zeros((len(digits), 2 * height, 2 * width), np.uint8)
     if part == "double":
         corners = (height // 2, 0), (height // 2, width)
     else:
         corners = (0, 0), (0, width), (height, width // 2)
-    for number, (row, column) in enumerate(corners):
-        canvas[:, row : row + height, column : column + width] = np.roll(digits, -number, axis=0)
+    for shift, (row, column) in enumerate(corners):
+        canvas[:, row : row + height, column : column + width] = np.roll(digits, -shift, axis=0)
     return canvas
 
 
-def load_images(curriculum: Mapping[str, Any], part: str) -> tuple[np.ndarray, int]:
-    """The images of a part, as `PlaneDataset` takes them, and how many could not be used.
+# Datasets
 
-    curriculum: a complete one of 2D. part: "train", "test" or, of digits, another of PARTS.
-    Digits without ink are left out, reported and counted.
+
+def load_images(curriculum: Mapping[str, Any], part: str) -> tuple[np.ndarray, int]:
+    """The images of a part, as `ImageDataset` takes them, and how many could not be used.
+
+    Digits that are all inside or all outside are left out and logged by number.
+
+    Args:
+        curriculum: complete, of 2D.
+        part: "train", "test" or, of digits, another of PARTS.
+
+    Raises:
+        InputError: the source is missing or broken, or none of its images can be used.
     """
     source, cache = curriculum["data_source"], curriculum["cache"]
     if curriculum["data"] == "photographs":
@@ -109,22 +133,22 @@ def load_images(curriculum: Mapping[str, Any], part: str) -> tuple[np.ndarray, i
     digits = load_digits(source, "train" if part == "train" else "test", cache)
     if part != "train":
         digits = compose(digits[: curriculum["test_images"]], part)
-    inside = ink(digits)
-    share = inside.mean(axis=(1, 2))
-    good = (share > 0) & (share < 1)
-    for index in np.flatnonzero(~good):
-        print(f"left out: digit {index} ({part}): nothing or everything is ink", file=sys.stderr)
-    if not good.any():
+    masks = digit_masks(digits)
+    share_inside = masks.mean(axis=(1, 2))
+    usable = (share_inside > 0) & (share_inside < 1)
+    for index in np.flatnonzero(~usable):
+        log.warning("left out: digit %d (%s): nothing or everything is ink", index, part)
+    if not usable.any():
         raise InputError(f"{source}: no digit has ink and background")
-    return inside[good], int((~good).sum())
+    return masks[usable], int((~usable).sum())
 
 
 def split_images(
     curriculum: Mapping[str, Any], images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `train_images` of them to train on, the last `val_images` to validate on.
+    """The first `train_images` images for training, the last `val_images` for validation.
 
-    Of few images half are to validate on; a single one serves for both.
+    Of few images half are for validation; a single one serves for both.
     """
     if len(images) == 1:
         return images, images
@@ -132,22 +156,27 @@ def split_images(
     return images[:-held_out][: curriculum["train_images"]], images[-held_out:]
 
 
-class PlaneDataset(TaskDataset):
-    """Fields in the plane as tasks.
+class ImageDataset(TaskDataset):
+    """Images as tasks: a digit's signed distances or a photograph's colours at its pixels.
 
-    images: digits as `ink` (n, p, p) bool, or photographs (n, p, p, 3) uint8. curriculum: a
-    complete one of 2D.
+    Args:
+        images: digits as `digit_masks` (n, p, p) bool, or photographs (n, p, p, 3) uint8.
+        curriculum: complete, of 2D.
+        stream: see `TaskDataset`.
+
+    Attributes:
+        grid: coordinates of all pixels, row by row, (p^2, 2) float32.
     """
 
     def __init__(self, images: np.ndarray, curriculum: Mapping[str, Any], stream: int = 0) -> None:
         super().__init__(len(images), curriculum, stream, curriculum["images_per_epoch"])
         self.images = images
-        self.of_digits = images.dtype == bool
-        self.grid = pixel_grid(pixel_frame(images.shape[1], self.of_digits))
+        self.are_digits = images.dtype == bool
+        self.grid = pixel_grid(pixel_frame(images.shape[1], self.are_digits))
 
     def values(self, index: int) -> np.ndarray:
-        """The field's values at all pixels, row by row: (pixels^2, channels) float32."""
-        if self.of_digits:
+        """An image's distances or colours at all pixels, row by row: (p^2, channels) float32."""
+        if self.are_digits:
             distance = signed_distance(self.images[index], self.curriculum["distance"])
             return distance.reshape(-1, 1)
         return self.images[index].reshape(-1, 3).astype(np.float32) / 127.5 - 1
@@ -155,9 +184,10 @@ class PlaneDataset(TaskDataset):
     def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """One task: context and query, each (x (n, 2), y (n, channels)) float32.
 
-        "dense": `pixels` are drawn, and all are context and query, or with query = "held_out" half
-        each. "levelset": points of the contour with distance 0 are context, `pixels` are query.
-        Of the query only the first `query_pixels` are used.
+        In "dense" mode `pixels` pixels are drawn: all are both context and query, or with query =
+        "held_out" half are context, the others query. In "levelset" mode the context is points of
+        the contour with distance 0, and the drawn pixels are the query. Only the first
+        `query_pixels` of the query are used.
         """
         rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, index, 1])
         values = self.values(index)
@@ -179,10 +209,22 @@ class PlaneDataset(TaskDataset):
         }
 
     def contour(self, index: int, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Points anywhere on a digit's boundary, (count, 2) float32; each segment as often."""
-        ends = boundary(self.images[index])
+        """Random points on a digit's boundary, (count, 2) float32, equally many on each segment."""
+        ends = boundary_segments(self.images[index])
         repeats = -(-count // len(ends))
         chosen = np.concatenate([rng.permutation(len(ends)) for _ in range(repeats)])[:count]
-        along = rng.uniform(size=(count, 1))
-        points = (1 - along) * ends[chosen, 0] + along * ends[chosen, 1]
+        position = rng.uniform(size=(count, 1))
+        points = (1 - position) * ends[chosen, 0] + position * ends[chosen, 1]
         return (points / len(self.images[index]) - 0.5).astype(np.float32)
+
+
+def image_tasks(curriculum: Mapping[str, Any]) -> TrainingTasks:
+    """The training and validation tasks of a complete 2D curriculum, see `split_images`."""
+    images, left_out = load_images(curriculum, "train")
+    training, validation = split_images(curriculum, images)
+    return TrainingTasks(
+        ImageDataset(training, curriculum, TRAIN),
+        ImageDataset(validation, {**curriculum, "images_per_epoch": None}, VAL),
+        [str(index) for index in range(len(training))],
+        left_out,
+    )

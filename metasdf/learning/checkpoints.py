@@ -10,6 +10,7 @@ import torch
 from metasdf.errors import InputError
 from metasdf.files import atomic_path
 from metasdf.learning.curriculum import is_2d, keys_of
+from metasdf.learning.extensions import check_trusted
 from metasdf.learning.models import CODE_FITTING, build_model
 from metasdf.maml import Method
 
@@ -43,17 +44,24 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return state
 
 
-def load_model(
-    path: str | os.PathLike, curriculum: Mapping[str, Any] | None = None
-) -> tuple[Method, dict[str, Any]]:
-    """The trained model of a checkpoint, in evaluation mode, and the curriculum it came from.
+def load_model(path: str | os.PathLike, curriculum: Mapping[str, Any] | None = None) -> Method:
+    """The trained model of a checkpoint, on the CPU and in evaluation mode.
 
-    curriculum: the one in use now. It says how an auto-decoder fits codes, CODE_FITTING, which
-    does not shape what was trained; without it, the checkpoint's own does.
+    Its attribute `curriculum` holds the complete curriculum that it was trained with.
+
+    Args:
+        path: a .pth file that training wrote.
+        curriculum: the one in use now. It says how an auto-decoder fits codes, CODE_FITTING, which
+            does not shape what was trained, and it must name classes of the user's own that the
+            checkpoint names (see `metasdf.learning.extensions`). None: the checkpoint's own.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is damaged or names code by itself.
     """
     state = load_checkpoint(path)
     try:
         trained = _with_defaults(state["curriculum"])
+        check_trusted(Path(path), trained, curriculum)
         chosen = trained if curriculum is None else curriculum
         fitting = {name: chosen[name] for name in CODE_FITTING}
         model = build_model({**trained, **fitting}, len(state.get("train_shapes", ())))
@@ -61,7 +69,8 @@ def load_model(
     except (KeyError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{path}: does not hold what its curriculum says ({reason})") from error
-    return model.eval(), trained
+    model.curriculum = trained
+    return model.eval()
 
 
 def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,16 @@ This module knows every key, its default, its meaning and what values it takes. 
 overridden on a command line as `--key value`.
 """
 
-import difflib
 import importlib.util
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metasdf.errors import InputError
+from metasdf.errors import InputError, listed, near_matches
+from metasdf.learning.extensions import is_dotted
 from metasdf.losses import TRAINING_MODES
 from metasdf.networks import NETWORKS
 from metasdf.step_sizes import STEP_SIZE_TYPES
@@ -40,7 +40,14 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a curriculum: its type, default, meaning, and the least or allowed values."""
+    """One key of a curriculum: its type, default, meaning, and the values it takes.
+
+    Attributes:
+        choices: the allowed values; any, if empty.
+        extensible: whether a dotted name, "package.module:Class", is allowed beside the choices.
+        is_path: whether relative values are relative to the curriculum's file.
+        shapes_network: whether a checkpoint cannot be continued with another value.
+    """
 
     type: type
     default: Any
@@ -49,7 +56,8 @@ class Key:
     minimum: float | None = None
     maximum: float | None = None
     is_path: bool = False
-    shapes_network: bool = False  # a checkpoint cannot be continued with another value
+    shapes_network: bool = False
+    extensible: bool = False
 
     def check(self, name: str, value: Any) -> Any:
         if value is None and self.default is None:
@@ -60,7 +68,8 @@ class Key:
             expected = self.type.__name__
             raise InputError(f"{name}: {value!r} is a {type(value).__name__}, want {expected}")
         if self.choices and value not in self.choices:
-            raise InputError(f"{name}: {value!r} is unknown; choose one of {listed(self.choices)}")
+            if not (self.extensible and is_dotted(value)):
+                raise InputError(f"{name}: {value!r} is unknown; choose one of {self.accepted()}")
         if self.type is float and not math.isfinite(value):
             raise InputError(f"{name}: {value!r} is not a finite number")
         if self.minimum is not None and not value >= self.minimum:
@@ -68,6 +77,11 @@ class Key:
         if self.maximum is not None and not value <= self.maximum:
             raise InputError(f"{name}: {value!r} is too large; the most is {self.maximum}")
         return value
+
+    def accepted(self) -> str:
+        """The choices, for people."""
+        own = (", or your own class as package.module:Class",) if self.extensible else ()
+        return listed(self.choices) + "".join(own)
 
     def parse(self, name: str, text: str) -> Any:
         if self.type is bool:
@@ -83,10 +97,6 @@ class Key:
             raise InputError(f"--{name}: {text!r} is not a {kind}") from None
 
 
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
 _SHAPES: dict[str, Key] = {
     "data_source": Key(str, REQUIRED, "folder with SdfSamples/, SurfaceSamples/", is_path=True),
     "train_split": Key(str, REQUIRED, "split file of the shapes to train on", is_path=True),
@@ -100,7 +110,14 @@ _SHAPES: dict[str, Key] = {
     ),
     "SDFSamplesPerScene": Key(int, 8000, "SDF samples per shape and step", minimum=4),
     "LevelsetSamplesPerScene": Key(int, 4000, "surface points per shape and step", minimum=1),
-    "method": Key(str, "metasdf", "how a shape's field is found", METHODS, shapes_network=True),
+    "method": Key(
+        str,
+        "metasdf",
+        "how a shape's field is found",
+        METHODS,
+        shapes_network=True,
+        extensible=True,
+    ),
     "dropout": Key(float, 0.2, "autodecoder: share of features dropped in training", minimum=0),
 }
 _IMAGES: dict[str, Key] = {
@@ -145,12 +162,21 @@ _IMAGES: dict[str, Key] = {
         int, None, "pixels of the query that are used per image and step (none: all)", minimum=1
     ),
     "contour_points": Key(int, 512, "levelset mode: points of the contour", minimum=1),
-    "method": Key(str, "metasdf", "how an image's field is found", METHODS_2D, shapes_network=True),
+    "method": Key(
+        str,
+        "metasdf",
+        "how an image's field is found",
+        METHODS_2D,
+        shapes_network=True,
+        extensible=True,
+    ),
     "outer_loss": Key(str, "l2", "l1, l2: loss on the queries", ("l1", "l2"), shapes_network=True),
 }
 _TRAINING: dict[str, Key] = {
     # Network
-    "network": Key(str, "relu", "kind of coordinate network", NETWORKS, shapes_network=True),
+    "network": Key(
+        str, "relu", "kind of coordinate network", NETWORKS, shapes_network=True, extensible=True
+    ),
     "hidden_layers": Key(int, 8, "width -> width layers", minimum=0, shapes_network=True),
     "hidden_features": Key(int, 512, "width", minimum=1, shapes_network=True),
     "frequencies": Key(
@@ -167,6 +193,7 @@ _TRAINING: dict[str, Key] = {
         "loss: sign and distance, or distance",
         TRAINING_MODES,
         shapes_network=True,
+        extensible=True,
     ),
     "clamp": Key(
         float, None, "l1, l2: distances count up to this (none: any distance)", minimum=1e-3
@@ -274,15 +301,6 @@ def keys_of(curriculum: Mapping[str, Any]) -> dict[str, Key]:
     return KEYS_2D if is_2d(curriculum) else KEYS
 
 
-def near_matches(word: str, known: Sequence[str]) -> str:
-    """ "; did you mean a or b?" or, if nothing is near, "; known: ..."."""
-    by_lower = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
-    if near:
-        return f"; did you mean {' or '.join(by_lower[n] for n in near)}?"
-    return f"; known: {listed(sorted(known))}"
-
-
 def complete(curriculum: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
     """Fill in defaults and check every value; relative paths become absolute, below `folder`.
 
@@ -304,21 +322,74 @@ def complete(curriculum: Mapping[str, Any], where: str, folder: Path) -> dict[st
     return result
 
 
-def load_curriculum(
-    file: str | os.PathLike, name: str, overrides: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The complete curriculum `name` of a curriculums file, with overrides from a command line.
+PACKAGE = Path(__file__).resolve().parents[1]
 
-    Relative paths in the file are relative to the file; in overrides to the working directory.
+
+def shipped_file(kind: str) -> Path:
+    """The curriculums that come with the project; kind: "2D" or "3D".
+
+    An installed package carries them; in a checkout they lie beside the package.
     """
-    file = Path(file).resolve()
-    curriculums = _curriculums(file)
+    installed = PACKAGE / f"_{kind}" / "curriculums.py"
+    return installed if installed.is_file() else PACKAGE.parent / kind / "curriculums.py"
+
+
+def read_curriculums(file: str | os.PathLike | None = None) -> dict[str, dict[str, Any]]:
+    """Every curriculum of a file by name, as it stands there; None: all that are shipped."""
+    if file is not None:
+        return _curriculums(Path(file).resolve())
+    return {**_curriculums(shipped_file("3D")), **_curriculums(shipped_file("2D"))}
+
+
+def load_curriculum(
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    file: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """One complete curriculum: a plain dictionary of checked values, defaults filled in.
+
+    Args:
+        name: of the curriculum.
+        overrides: values of keys that replace its own; relative paths mean the working directory.
+        file: a curriculums file; relative paths in it are relative to the file. None: those that
+            are shipped. In a checkout these lie in `3D` and `2D`, whose relative paths lead to
+            `output` and `data` beside them; of an installed package, to `output` and `data` in
+            the working directory.
+
+    Raises:
+        InputError: there is no such file or curriculum, or a key or value is wrong; with near
+            matches.
+    """
+    curriculums = read_curriculums(file)
     if name not in curriculums:
         known = list(curriculums)
-        raise InputError(f"{file}: no curriculum {name!r}{near_matches(name, known)}")
-    where = f"{file.name}, {name}"
-    curriculum = complete(curriculums[name], where, file.parent)
+        where = "curriculums.py" if file is None else Path(file).resolve()
+        raise InputError(f"{where}: no curriculum {name!r}{near_matches(name, known)}")
+    values = curriculums[name]
+    source = Path(file).resolve() if file is not None else shipped_file(_kind(values))
+    folder, installed = source.parent, source.parent.parent == PACKAGE
+    if installed:  # nothing is written into the package
+        folder = Path.cwd() / _kind(values)
+    curriculum = complete(values, f"{source.name}, {name}", folder)
+    if installed:
+        curriculum |= _shipped_splits(values, curriculum, source.parent)
     return complete({**curriculum, **(overrides or {})}, "command line", Path.cwd())
+
+
+def _kind(curriculum: Mapping[str, Any]) -> str:
+    return "2D" if is_2d(curriculum) else "3D"
+
+
+def _shipped_splits(
+    values: Mapping[str, Any], curriculum: Mapping[str, Any], folder: Path
+) -> dict[str, str]:
+    """Split files that the installed package carries, where the working directory has none."""
+    return {
+        key: str(folder / values[key])
+        for key in ("train_split", "val_split", "test_split")
+        if key in values and not Path(curriculum[key]).exists() and (folder / values[key]).exists()
+    }
 
 
 def _curriculums(file: Path) -> dict[str, dict[str, Any]]:

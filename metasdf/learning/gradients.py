@@ -15,7 +15,7 @@ from metasdf.maml import Method
 
 
 def meta_loss(model: Method, batch: Task, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Adapt to the contexts; outer loss and the loss's score on the queries (scalars).
+    """Adapt to the contexts; the outer loss and the loss's score at the queries (scalars).
 
     whole: see `Method.outer_loss`.
     """
@@ -30,7 +30,7 @@ def _score(model: Method, batch: Task, prediction: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def computed_in(precision: str, device: torch.device) -> Iterator[None]:
-    """Matrix products in one of the PRECISIONS. What is stored stays float32.
+    """Compute matrix products in one of the PRECISIONS; what is stored stays float32.
 
     "tf32": 10 bits of mantissa, on GPUs that have it. "bfloat16": autocast, 7 bits, inner gradients
     included.
@@ -46,43 +46,53 @@ def computed_in(precision: str, device: torch.device) -> Iterator[None]:
 
 
 class MetaGradients:
-    """Loss and score of a batch; gradients are added to the weights' `grad`.
+    """Outer loss and score of one model's batches; meta-gradients accumulate in `grad`.
 
-    compiled: the whole of it, inner steps and second derivatives, is traced once and compiled to
-    few large operations, for batches of the first one's shapes; others take the usual way. That
-    takes a minute at first, and a C++ compiler on a CPU. Gradients are the same, but for rounding.
+    Args:
+        model: whose gradients. A compiled program belongs to it, so another model needs another
+            MetaGradients.
+        precision: one of the PRECISIONS.
+        compiled: trace the whole meta-step once, inner steps and second derivatives included, and
+            compile it to few large operations, for batches of the shapes of the first one; others
+            are computed as usual. That takes a minute at first, and a C++ compiler on a CPU. The
+            gradients are the same but for rounding.
+
+    Raises:
+        InputError: when called, if compiling fails.
     """
 
-    def __init__(self, precision: str = "float32", compiled: bool = False) -> None:
+    def __init__(self, model: Method, precision: str = "float32", compiled: bool = False) -> None:
+        self.model = model
         self.precision = precision
         self.compiled = compiled
         self._shapes: list[torch.Size] | None = None
         self._program: Callable[..., Any] | None = None
 
-    def __call__(self, model: Method, batch: Task, whole: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Task, whole: Tensor) -> tuple[Tensor, Tensor]:
+        """Detached loss and score (scalars) of a micro-batch; whole: see `Method.outer_loss`."""
         with computed_in(self.precision, whole.device):
-            if self.compiled and self._fits(batch, whole):
-                return self._compiled(model, batch, whole)
-            loss, score = meta_loss(model, batch, whole)
+            if self.compiled and self._has_compiled_shapes(batch, whole):
+                return self._compiled(batch, whole)
+            loss, score = meta_loss(self.model, batch, whole)
             loss.backward()
             return loss.detach(), score
 
-    def _fits(self, batch: Task, whole: Tensor) -> bool:
+    def _has_compiled_shapes(self, batch: Task, whole: Tensor) -> bool:
         shapes = [t.shape for t in (*batch["context"], *batch["query"], whole)]
         self._shapes = self._shapes or shapes
         return shapes == self._shapes
 
-    def _compiled(self, model: Method, batch: Task, whole: Tensor) -> tuple[Tensor, Tensor]:
-        weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    def _compiled(self, batch: Task, whole: Tensor) -> tuple[Tensor, Tensor]:
+        weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         tensors = [*batch["context"], *batch["query"], whole, *weights.values()]
         tensors = [t.detach() for t in tensors]
         if self._program is None:
-            self._program = compiled_meta_step(model, list(weights), tensors)
+            self._program = compiled_meta_step(self.model, list(weights), tensors)
         with torch.no_grad():
             loss, prediction, *gradients = self._program(*tensors)
         for weight, gradient in zip(weights.values(), gradients, strict=True):
             weight.grad = gradient if weight.grad is None else weight.grad + gradient
-        return loss, _score(model, batch, prediction)
+        return loss, _score(self.model, batch, prediction)
 
 
 class _OuterLoss(nn.Module):
@@ -99,9 +109,15 @@ class _OuterLoss(nn.Module):
 def compiled_meta_step(
     model: Method, names: list[str], tensors: list[Tensor]
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """A program from a batch and the weights of these names to loss, prediction and gradients.
+    """Compile a program from a batch and the weights to loss, prediction and gradients.
 
-    tensors: its inputs, as an example: context x and y, query x and y, the whole's y, weights.
+    Args:
+        model: whose meta-step.
+        names: of the weights, in the order of the program's inputs.
+        tensors: example inputs: context x and y, query x and y, targets of the full batch, weights.
+
+    Raises:
+        InputError: there is no working compiler.
     """
     wrapped = _OuterLoss(model)
 

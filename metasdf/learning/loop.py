@@ -1,10 +1,13 @@
 """The outer loop: Adam on the query error after adaptation (MetaSDF, Algorithm 1).
 
-The same loop trains the methods MetaSDF is compared with: see `Method.outer_loss`.
+One generator, `outer_loop`, trains every method on every kind of task. It yields a record after
+each step; checkpoints, logs, progress bars and stop conditions are the business of its callers.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,149 @@ class DivergedError(InputError):
     """No step of an epoch had a finite meta-gradient."""
 
 
+@dataclass(frozen=True)
+class StepRecord:
+    """One outer step.
+
+    Attributes:
+        epoch: which epoch, counted from 0.
+        step: which step of the whole training, counted from 0.
+        loss: outer loss of the batch, a detached scalar; NaN where the step was left out. Reading
+            it makes the host wait for the device, so read it only where it is shown.
+        score: the loss's score for people, a detached scalar.
+        left_out: steps of this epoch so far that changed nothing, as their meta-gradient was not
+            finite.
+        ends_epoch: whether it is the last step of its epoch.
+    """
+
+    epoch: int
+    step: int
+    loss: Tensor
+    score: Tensor
+    left_out: int
+    ends_epoch: bool
+
+
+def outer_loop(
+    model: Method,
+    optimizer: torch.optim.Optimizer,
+    tasks: TaskDataset,
+    curriculum: Mapping[str, Any],
+    *,
+    first_epoch: int = 0,
+    num_epochs: int | None = None,
+    lr_factor: Callable[[int], float] | None = None,
+    stop: Callable[[], bool] | None = None,
+    gradients: MetaGradients | None = None,
+) -> Iterator[StepRecord]:
+    """Take outer steps, epoch after epoch, and yield a record of each.
+
+    Random state and step sizes are set per epoch, so a resumed run takes the same steps.
+
+    Args:
+        model, optimizer: as `untrained` makes them; both change.
+        tasks: what to train on.
+        curriculum: a complete one.
+        first_epoch: where to start, counted from 0.
+        num_epochs: where to end; None: never, `stop` decides.
+        lr_factor: what Adam's step sizes are multiplied by, from the epoch, asked before each step;
+            None: as the curriculum's lr_schedule says.
+        stop: asked before each step; True ends the loop.
+        gradients: the model's; None: as the curriculum says.
+
+    Raises:
+        DivergedError: no step of an epoch had a finite meta-gradient.
+    """
+    device = next(model.parameters()).device
+    gradients = gradients or meta_gradients(model, curriculum)
+    rates = [group["lr"] for group in optimizer_groups(model, curriculum)]
+    factor_of = lr_factor or (lambda epoch: decay(curriculum, epoch))
+    step = first_epoch * tasks.batches_per_epoch
+    epochs = itertools.count(first_epoch) if num_epochs is None else range(first_epoch, num_epochs)
+    for epoch in epochs:
+        torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
+        taken = left_out = 0
+        for batch in tasks.batches(epoch):
+            if stop is not None and stop():
+                _check_diverged(epoch, taken, left_out)
+                return
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor_of(epoch)
+            loss, score, finite = outer_step(
+                gradients,
+                optimizer,
+                to_device(batch, device),
+                curriculum["gradient_clip"],
+                curriculum["scenes_per_microbatch"],
+            )
+            taken, left_out = taken + 1, left_out + (not finite)
+            ends_epoch = taken == tasks.batches_per_epoch
+            if ends_epoch:
+                _check_diverged(epoch, taken, left_out)
+            loss = loss if finite else torch.full_like(loss, math.nan)
+            yield StepRecord(epoch, step, loss, score, left_out, ends_epoch)
+            step += 1
+
+
+def _check_diverged(epoch: int, taken: int, left_out: int) -> None:
+    if taken and left_out == taken:
+        raise DivergedError(
+            f"epoch {epoch + 1}: no finite meta-gradient in {left_out} of {taken} steps; "
+            "lower init_lr or lr"
+        )
+
+
+def outer_step(
+    gradients: MetaGradients,
+    optimizer: torch.optim.Optimizer,
+    batch: Task,
+    gradient_clip: float,
+    scenes_per_microbatch: int | None = None,
+) -> tuple[Tensor, Tensor, bool]:
+    """One update of the initialisation and the step sizes.
+
+    Returns:
+        The batch's loss and score, detached scalars, and whether the meta-gradient was finite.
+        Where it is not, nothing is updated: one such step would ruin every weight.
+    """
+    model = gradients.model.train()
+    optimizer.zero_grad(set_to_none=True)
+    loss, score = accumulate(gradients, batch, scenes_per_microbatch)
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    finite = bool(torch.stack([gradient.isfinite().all() for gradient in grads]).all())
+    if finite:
+        torch.nn.utils.clip_grad_value_(model.parameters(), gradient_clip)
+        optimizer.step()
+    return loss, score, finite
+
+
+def accumulate(
+    evaluate: Callable[[Task, Tensor], tuple[Tensor, Tensor]],
+    batch: Task,
+    scenes_per_microbatch: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Evaluate a batch micro-batch by micro-batch; the full batch's loss and score.
+
+    With `MetaGradients` this is gradient accumulation: the gradients of all micro-batches sum to
+    those of the full batch, and the graph of only one is held at a time. (With dropout the masks
+    depend on the size of the micro-batches.)
+
+    Args:
+        evaluate: from a micro-batch and the query targets of the full batch to loss and score.
+        batch: as `TaskDataset.batch` gives it.
+        scenes_per_microbatch: tasks in each micro-batch; None: all.
+    """
+    whole = batch["query"][1]
+    total, total_score = whole.new_zeros(()), whole.new_zeros(())
+    for part in microbatches(batch, scenes_per_microbatch):
+        loss, score = evaluate(part, whole)
+        total = total + loss
+        total_score = total_score + score * (len(part["query"][1]) / len(whole))
+    return total, total_score
+
+
 def microbatches(batch: Task, scenes: int | None) -> Iterator[Task]:
-    """The batch in parts of so many tasks; None: whole."""
+    """Split a batch into micro-batches of `scenes` tasks, the last perhaps smaller; None: one."""
     count = len(batch["query"][0])
     scenes = scenes or count
     for start in range(0, count, scenes):
@@ -35,49 +179,36 @@ def microbatches(batch: Task, scenes: int | None) -> Iterator[Task]:
         yield {**batch, **part}
 
 
-def losses(
+@torch.no_grad()
+def validate(
     model: Method,
-    batch: Task,
-    scenes_per_microbatch: int | None,
-    evaluate: Callable[[Method, Task, Tensor], tuple[Tensor, Tensor]] = meta_loss,
-) -> tuple[float, float]:
-    """A batch's outer loss and score, one part after the other.
-
-    evaluate: what gives a part's; `MetaGradients` adds up gradients as well, which sum to the whole
-    batch's, whatever the parts: only one part's graph is held. (But for dropout, of which parts
-    draw other masks.)
-    """
-    whole = batch["query"][1]
-    total, total_score = 0.0, 0.0
-    for part in microbatches(batch, scenes_per_microbatch):
-        loss, score = evaluate(model, part, whole)
-        total += loss.item()
-        total_score += score.item() * len(part["query"][1]) / len(whole)
-    return total, total_score
-
-
-def outer_step(
-    model: Method,
-    optimizer: torch.optim.Optimizer,
-    batch: Task,
-    gradient_clip: float,
+    tasks: TaskDataset,
+    device: torch.device,
     scenes_per_microbatch: int | None = None,
-    gradients: MetaGradients | None = None,
 ) -> tuple[float, float]:
-    """One update of initialisation and step sizes; the batch's loss and score.
+    """Mean outer loss and score over a data set, which draws the same points every time."""
+    model.eval()
+    totals, count = torch.zeros(2, device=device), 0
 
-    gradients: how they are computed; None: in float32, not compiled. Where the meta-gradient is not
-    finite nothing is updated, and the loss returned is NaN.
-    """
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    loss, score = losses(model, batch, scenes_per_microbatch, gradients or MetaGradients())
-    found = [p.grad for p in model.parameters() if p.grad is not None]
-    if not all(gradient.isfinite().all() for gradient in found):
-        return math.nan, score  # one such step would ruin every weight
-    torch.nn.utils.clip_grad_value_(model.parameters(), gradient_clip)
-    optimizer.step()
-    return loss, score
+    def evaluate(part: Task, whole: Tensor) -> tuple[Tensor, Tensor]:
+        return meta_loss(model, part, whole)
+
+    for batch in tasks.batches(epoch=0):
+        size = len(batch["query"][0])
+        batch = to_device(batch, device)
+        totals += size * torch.stack(accumulate(evaluate, batch, scenes_per_microbatch))
+        count += size
+    return tuple((totals / count).tolist())
+
+
+def optimizer_groups(model: Method, curriculum: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The model's parameter groups, with the step sizes that the curriculum starts with."""
+    return model.parameter_groups(curriculum["lr"], curriculum["code_lr"])
+
+
+def meta_gradients(model: Method, curriculum: Mapping[str, Any]) -> MetaGradients:
+    """The model's meta-gradients, computed as the curriculum says."""
+    return MetaGradients(model, curriculum["precision"], curriculum["compile"])
 
 
 def cosine(share: float) -> float:
@@ -86,42 +217,12 @@ def cosine(share: float) -> float:
 
 
 def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
-    """What the outer optimiser's step sizes are multiplied with in an epoch (counted from 0)."""
+    """What Adam's step sizes are multiplied by in an epoch, counted from 0 (lr_schedule)."""
     if curriculum["lr_schedule"] == "cosine":
         return cosine(epoch / curriculum["num_epochs"])
     return curriculum["lr_decay_factor"] ** (epoch // curriculum["lr_decay_epochs"])
 
 
-@torch.no_grad()
-def validate(
-    model: Method,
-    data: TaskDataset,
-    device: torch.device,
-    scenes_per_microbatch: int | None = None,
-) -> tuple[float, float]:
-    """Mean outer loss and score over a data set: the same draw every time."""
-    model.eval()
-    totals, count = torch.zeros(2), 0
-    for batch in data.batches(epoch=0):
-        tasks = len(batch["query"][0])
-        batch = to_device(batch, device)
-        totals += tasks * torch.tensor(losses(model, batch, scenes_per_microbatch))
-        count += tasks
-    return tuple((totals / count).tolist())
-
-
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of what an epoch draws besides its data, dropout: the same in a resumed run."""
+    """Seed of what an epoch draws besides its data, such as dropout: the same in a resumed run."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def begin_epoch(
-    optimizer: torch.optim.Optimizer,
-    start_step_sizes: Sequence[float],
-    curriculum: Mapping[str, Any],
-    epoch: int,
-) -> None:
-    """Set random state and step sizes, so that an epoch is the same in a resumed run."""
-    torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
-    for group, start in zip(optimizer.param_groups, start_step_sizes, strict=True):
-        group["lr"] = start * decay(curriculum, epoch)

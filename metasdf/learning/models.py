@@ -1,4 +1,4 @@
-"""Checkpoints: the curriculum and all state, enough to rebuild a model and to go on training."""
+"""From a curriculum to the model that it describes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,34 +17,46 @@ from metasdf.baselines import (
 from metasdf.data.pixels import DIGIT_PIXELS, pixel_frame
 from metasdf.errors import InputError
 from metasdf.learning.curriculum import is_2d
+from metasdf.learning.extensions import (
+    check_loss,
+    check_method,
+    check_network,
+    construct,
+    is_dotted,
+)
 from metasdf.losses import ColourLoss, CompositeLoss, DistanceLoss, build_loss
 from metasdf.maml import MetaSDF, Method
 from metasdf.networks import CoordinateNetwork
 
-CODE_FITTING = ("code_steps", "code_points")  # keys of an auto-decoder's fits
-ENCODED_SCALE = 0.1  # of an encoder's code in a digit's field at first
-DISTANCE_SCALE = 0.1  # how large the distances of a digit's field are, in widths
+CODE_FITTING = ("code_steps", "code_points")  # keys that say how an auto-decoder fits a code
+ENCODED_SCALE = 0.1  # initial scale of an encoder's code in a digit's field
+DISTANCE_SCALE = 0.1  # typical distance in a digit's field, in widths of the image
 
 
 def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
-    """The untrained model a curriculum describes, on the CPU; init from torch's random state.
+    """The untrained model that a complete curriculum describes, on the CPU.
 
-    num_shapes: the number of training shapes, each of which has a latent code of its own in an
-    auto-decoder.
+    Its initialisation is drawn from torch's global random state.
+
+    Args:
+        curriculum: as `load_curriculum` returns it.
+        num_shapes: number of training shapes; an auto-decoder has a latent code for each.
+
+    Raises:
+        InputError: keys exclude each other, or a class of the user's own is not as it must be.
     """
     if curriculum["compile"] and curriculum["method"].startswith("autodecoder"):
         raise InputError("compile: an autodecoder cannot be compiled; train it without")
     if curriculum["compile"] and curriculum["recompute_steps"]:
         raise InputError("compile: not with recompute_steps; choose one of them")
     loss = _build_loss(curriculum)
+    if is_dotted(curriculum["method"]):
+        return _build_own_method(curriculum, loss, num_shapes)
     latent_features = curriculum["latent_features"]
     encoder, _, conditioning = curriculum["method"].partition("_")
     if encoder == "metasdf":
-        network = _build_network(curriculum, loss.out_features)
-        if curriculum["init_bias"] is not None:
-            nn.init.constant_(network.net[-1].bias, curriculum["init_bias"])
         return MetaSDF(
-            network,
+            _build_network(curriculum, loss.out_features, curriculum["init_bias"]),
             loss,
             step_size_type=curriculum["lr_type"],
             num_steps=curriculum["num_meta_steps"],
@@ -63,7 +75,7 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
             num_points=curriculum["code_points"],
         )
     if encoder == "set":
-        read = SetEncoder(
+        encoder_network: nn.Module = SetEncoder(
             _dimensions(curriculum),
             latent_features,
             curriculum["hidden_features"],
@@ -71,13 +83,13 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
         )
     else:
         photographs = curriculum["data"] == "photographs"
-        read = ConvolutionalEncoder(
+        encoder_network = ConvolutionalEncoder(
             pixel_frame(curriculum["image_size"] if photographs else DIGIT_PIXELS, not photographs),
             latent_features,
             values=_values(curriculum),
             scale=1.0 if photographs else DISTANCE_SCALE,
         )
-    return EncoderSDF(read, decoder, loss)
+    return EncoderSDF(encoder_network, decoder, loss)
 
 
 def _dimensions(curriculum: Mapping[str, Any]) -> int:
@@ -89,33 +101,69 @@ def _values(curriculum: Mapping[str, Any]) -> int:
     return 3 if curriculum.get("data") == "photographs" else 1
 
 
+def _build_own_method(
+    curriculum: Mapping[str, Any], loss: DistanceLoss | CompositeLoss, num_shapes: int
+) -> Method:
+    """A method of the user's own, offered everything that the built-in ones are made of."""
+    dotted = curriculum["method"]
+    method = construct(
+        "method",
+        dotted,
+        network=_build_network(curriculum, loss.out_features, curriculum["init_bias"]),
+        loss=loss,
+        num_steps=curriculum["num_meta_steps"],
+        step_size_type=curriculum["lr_type"],
+        initial_step_size=curriculum["init_lr"],
+        first_order=curriculum["first_order"],
+        latent_features=curriculum["latent_features"],
+        num_shapes=num_shapes,
+        curriculum=curriculum,
+    )
+    check_method(dotted, method)
+    return method
+
+
 def _build_loss(curriculum: Mapping[str, Any]) -> DistanceLoss | CompositeLoss:
     mode, clamp = curriculum["training_mode"], curriculum["clamp"]
+    outer = curriculum.get("outer_loss", "l1")
+    if is_dotted(mode):
+        loss = construct("training_mode", mode, clamp=clamp, outer=outer)
+        check_loss(mode, loss, _values(curriculum))
+        return loss
     if curriculum.get("data") != "photographs":
-        return build_loss(mode, clamp, curriculum.get("outer_loss", "l1"))
+        return build_loss(mode, clamp, outer)
     if mode == "multitask" or clamp is not None:
         raise InputError("training_mode, clamp: photographs take l1 or l2, without clamp")
-    return ColourLoss(mode, curriculum["outer_loss"])
+    return ColourLoss(mode, outer)
 
 
-def _build_network(curriculum: Mapping[str, Any], out_features: int) -> CoordinateNetwork:
-    return CoordinateNetwork(
-        curriculum["network"],
-        in_features=_dimensions(curriculum),
-        out_features=out_features,
-        hidden_features=curriculum["hidden_features"],
-        hidden_layers=curriculum["hidden_layers"],
-        frequencies=curriculum["frequencies"],
-        w0=curriculum["w0"],
-    )
+def _build_network(
+    curriculum: Mapping[str, Any], out_features: int, output_bias: float | None = None
+) -> nn.Module:
+    kind, in_features = curriculum["network"], _dimensions(curriculum)
+    arguments = {
+        "in_features": in_features,
+        "out_features": out_features,
+        "hidden_features": curriculum["hidden_features"],
+        "hidden_layers": curriculum["hidden_layers"],
+        "frequencies": curriculum["frequencies"],
+        "w0": curriculum["w0"],
+        "output_bias": output_bias,
+    }
+    if not is_dotted(kind):
+        return CoordinateNetwork(kind, **arguments)
+    network = construct("network", kind, **arguments)
+    check_network(kind, network, in_features, out_features)
+    return network
 
 
 def _build_decoder(
     curriculum: Mapping[str, Any], conditioning: str, out_features: int
 ) -> nn.Module:
-    """What turns a code into a field; without a word on conditioning, DeepSDF's network.
+    """The network that turns a latent code into a field.
 
-    That network is a ReLU network; others have the code concatenated.
+    conditioning: "concat", "hyper", or "" as in the 3D auto-decoder: DeepSDF's network where the
+    curriculum asks for ReLU, else concatenation.
     """
     latent_features = curriculum["latent_features"]
     if conditioning == "" and curriculum["network"] == "relu":
@@ -130,5 +178,5 @@ def _build_decoder(
     network = _build_network(curriculum, out_features)
     if conditioning == "hyper":
         return Hypernetwork(network, latent_features)
-    drowns = is_2d(curriculum) and curriculum["method"] != "autodecoder_concat"
-    return Concatenation(network, latent_features, ENCODED_SCALE if drowns else 1.0)
+    code_is_encoded = is_2d(curriculum) and curriculum["method"] != "autodecoder_concat"
+    return Concatenation(network, latent_features, ENCODED_SCALE if code_is_encoded else 1.0)

@@ -1,0 +1,14 @@
+"""A trained model and a shape -> the shape's signed distance function and mesh.
+
+inputs        meshes, points and SDF samples from files or memory
+contexts      from an input to the context that a model adapts to
+fields        fitted fields as functions of points, and their meshes
+fitting       fitting the shapes of a data folder
+one_shape     `reconstruct`: one shape from memory or a file
+single_file   one file, for the command line
+split         a whole test split, for the command line
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

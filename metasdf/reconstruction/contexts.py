@@ -1,13 +1,4 @@
-"""One shape of the user's own: a mesh, points or SDF samples -> a mesh in the file's frame.
-
-    obj, ply, stl, off, glb   a mesh, or points where there are no faces; ply with normals
-    xyz                       text, a point a row: x y z, or x y z nx ny nz
-    npz                       points (n, 3), perhaps with normals (n, 3) or sdf (n,)
-    npz                       pos, neg (n, 4): DeepSDF's samples, which are normalised already
-
-The shape goes into the normalised frame as `preprocessing` puts meshes there, the model adapts to
-it there, and the result comes back.
-"""
+"""Shape input -> the context that a model adapts to, in the normalised frame."""
 
 from dataclasses import replace
 
@@ -16,49 +7,53 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from metasdf.data.samples import MAX_COORDINATE, Normalisation
+from metasdf.data.formats import MAX_COORDINATE
 from metasdf.errors import InputError
-from metasdf.geometry.bodies import NoSolidError, find_body, sample_body_surface, sample_sdf
-from metasdf.geometry.mesh import normalisation, points_normalisation, sample_surface
+from metasdf.geometry.bodies import NoSolidError, find_body
+from metasdf.geometry.body_sampling import sample_body_surface, sample_sdf
+from metasdf.geometry.mesh import sample_surface
+from metasdf.geometry.normalisation import Normalisation
 from metasdf.geometry.sampling import points_around
-from metasdf.reconstruction.inputs import OwnShape
+from metasdf.reconstruction.inputs import ShapeInput
 
-MIN_CANDIDATES = 20_000  # SDF samples from which a dense context is drawn, at least
-MAX_CLOUD = 100_000  # oriented points used for signed distances, 7 s; a million take 100 s
-NEIGHBOURS = 8  # of a point, whose distance tells how densely the surface was sampled
-
-
-# Into the normalised frame.
+MIN_SDF_SAMPLES = 20_000  # the least number of SDF samples that a dense context is drawn from
+MAX_CLOUD_POINTS = 100_000  # oriented points used for signed distances: 7 s; a million take 100 s
+NEIGHBOURS = 8  # nearest neighbours whose distance tells the local sampling density
 
 
-def frame_of(shape: OwnShape) -> Normalisation:
-    """The normalisation that `preprocessing` would give the shape.
+# Normalised frame
+
+
+def input_normalisation(shape: ShapeInput) -> Normalisation:
+    """The normalisation that preprocessing would give the shape.
 
     Raises:
-        InputError: the shape is a point, or float32 cannot hold its coordinates.
+        InputError: all points are the same, float32 cannot hold the coordinates, or no SDF sample
+            lies inside.
     """
     if shape.is_normalised:
         return Normalisation(np.zeros(3), 1.0)
     if shape.mesh is not None:
-        offset, scale = normalisation(shape.mesh)
-    else:
-        if len(shape.extent()) == 0:
-            raise InputError("no sample lies inside; distances must be negative there")
-        offset, scale = points_normalisation(shape.extent())
-    return Normalisation(offset.astype(np.float64), float(scale))
+        return Normalisation.of_mesh(shape.mesh)
+    if len(shape.extent()) == 0:
+        raise InputError("no sample lies inside; distances must be negative there")
+    return Normalisation.of_points(shape.extent())
 
 
-def into_frame(shape: OwnShape, frame: Normalisation) -> OwnShape:
+def normalise_input(shape: ShapeInput, normalisation: Normalisation) -> ShapeInput:
     """The shape in the normalised frame.
 
     Raises:
-        InputError: the frame is not that of the shape.
+        InputError: most of it lies outside of the cube [-1, 1]^3 there, so the normalisation is
+            that of another shape.
     """
     if not shape.is_normalised:
-        with np.errstate(over="ignore"):
-            points = (shape.points + frame.offset) * frame.scale
-        distances = None if shape.distances is None else shape.distances * frame.scale
-        shape = replace(shape, points=points, distances=distances)
+        points, mesh, distances = normalisation.apply(shape.points), shape.mesh, shape.distances
+        if mesh is not None:
+            mesh = trimesh.Trimesh(points, mesh.faces, process=False)
+        if distances is not None:
+            distances = distances * normalisation.scale
+        shape = replace(shape, points=points, mesh=mesh, distances=distances)
     outside = outside_cube(shape.extent())
     if not np.abs(shape.points).max() <= MAX_COORDINATE or outside.sum() > len(outside) / 2:
         raise InputError(
@@ -68,68 +63,78 @@ def into_frame(shape: OwnShape, frame: Normalisation) -> OwnShape:
     return shape
 
 
-def with_body(
-    shape: OwnShape, dense: bool, open_rule: str, num_points: int, rng: np.random.Generator
-) -> OwnShape:
-    """A normalised mesh with its `body`, and `num_points` points drawn on what is seen of that.
-
-    If the mesh bounds no solid and the context is not `dense`, they are drawn on all faces.
-
-    Raises:
-        NoSolidError: the mesh bounds no solid, and a dense context needs one.
-    """
-    mesh = trimesh.Trimesh(shape.points, shape.mesh.faces, process=False)
-    try:
-        body = find_body(mesh, open_rule)
-    except NoSolidError:
-        if dense:
-            raise
-        return replace(shape, points=sample_surface(mesh, num_points, rng)[0])
-    return replace(shape, body=body, points=sample_body_surface(body, num_points, rng))
-
-
 def outside_cube(points: np.ndarray) -> np.ndarray:
-    """Which of points (n, 3) lie outside [-1, 1]^3: (n,) bool."""
+    """Whether each of points (n, 3) lies outside of the cube [-1, 1]^3: (n,) bool."""
     return np.abs(points).max(axis=1) > 1
 
 
-# The context.
+# Meshes
+
+
+def with_body(shape: ShapeInput, open_rule: str, required: bool) -> ShapeInput:
+    """A normalised mesh with the solid that it bounds, if any, as its `body`.
+
+    Raises:
+        NoSolidError: the mesh bounds no solid, and one is required.
+    """
+    try:
+        return replace(shape, body=find_body(shape.mesh, open_rule))
+    except NoSolidError:
+        if required:
+            raise
+        return shape
+
+
+def with_surface_points(shape: ShapeInput, count: int, rng: np.random.Generator) -> ShapeInput:
+    """A normalised mesh with `count` random points on its surface, uniform by area, as `points`.
+
+    Of a mesh with a `body` they lie on what is visible of that, else on all faces.
+    """
+    if shape.body is None:
+        return replace(shape, points=sample_surface(shape.mesh, count, rng)[0])
+    return replace(shape, points=sample_body_surface(shape.body, count, rng))
+
+
+# Contexts
 
 
 def draw_context(
-    shape: OwnShape, dense: bool, count: int, rng: np.random.Generator
+    shape: ShapeInput, dense: bool, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the model sees of a shape in the normalised frame: x (n, 3), y (n, 1), float32.
+    """The context of a shape in the normalised frame: x (n, 3) and y (n, 1), float32.
 
-    Dense: signed distances at points of DeepSDF's recipe, half outside, half inside. Otherwise
-    surface points with distance 0; n < count where there are fewer.
+    Dense: signed distances at points of DeepSDF's recipe, half of them outside, half inside.
+    Otherwise surface points with distance 0; n < count where there are fewer.
 
     Raises:
-        InputError: what is known of the shape does not tell this.
+        InputError: the shape gives no signed distances, or no surface points.
     """
     if dense:
-        outside, inside = _signed_samples(shape, max(MIN_CANDIDATES, 2 * count), rng)
-        half = count // 2
-        rows = np.concatenate([_draw(outside, count - half, rng), _draw(inside, half, rng)])
+        outside, inside = _sdf_samples(shape, max(MIN_SDF_SAMPLES, 2 * count), rng)
+        num_inside = count // 2
+        rows = np.concatenate(
+            [_draw_rows(outside, count - num_inside, rng), _draw_rows(inside, num_inside, rng)]
+        )
     elif shape.distances is not None:
         raise InputError(
             "holds SDF samples, no surface points; use a model trained with --context_mode dense"
         )
     else:
-        points = _draw(shape.points, min(count, len(shape.points)), rng)
+        points = _draw_rows(shape.points, min(count, len(shape.points)), rng)
         rows = np.column_stack([points, np.zeros(len(points))])
     rows = rows.astype(np.float32)
     return rows[:, :3], rows[:, 3:]
 
 
-def _draw(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` rows, with replacement only where there are fewer."""
     return rows[rng.choice(len(rows), count, replace=count > len(rows))]
 
 
-def _signed_samples(
-    shape: OwnShape, count: int, rng: np.random.Generator
+def _sdf_samples(
+    shape: ShapeInput, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows x, y, z, signed distance, outside and inside; (n, 4) and (m, 4), neither empty."""
+    """Rows x, y, z, signed distance outside (n, 4) and inside (m, 4); neither is empty."""
     if shape.body is not None:
         return sample_sdf(shape.body, count, rng)
     points, distances = shape.points, shape.distances
@@ -140,9 +145,9 @@ def _signed_samples(
                 "the other; give them, or use a model trained with --context_mode levelset (with "
                 "an auto-decoder, say --context_mode levelset)"
             )
-        chosen = rng.permutation(len(points))[:MAX_CLOUD]
+        chosen = rng.permutation(len(points))[:MAX_CLOUD_POINTS]
         surface, normals = points[chosen], shape.normals[chosen]
-        points = points_around(lambda n: _draw(surface, n, rng), count, rng)
+        points = points_around(lambda n: _draw_rows(surface, n, rng), count, rng)
         distances = cloud_signed_distance(surface, normals, points)
     rows = np.column_stack([points, distances])
     outside, inside = rows[distances > 0], rows[distances <= 0]
@@ -157,16 +162,16 @@ def _signed_samples(
 def cloud_signed_distance(
     points: np.ndarray, normals: np.ndarray, queries: np.ndarray
 ) -> np.ndarray:
-    """Signed distances (m,) of queries (m, 3) to the surface that oriented points sample.
+    """Signed distances (m,) of queries (m, 3) to the surface sampled by an oriented point cloud.
 
     The magnitude is the distance to the tangent plane of the nearest point (Hoppe et al. 1992,
-    sec. 3.3), of which only a disc about the point counts: beyond it, where the surface ends or
-    bends away, the plane says nothing. The sign is that of the winding number of all points
-    (Barill et al. 2018): the side of a single tangent plane is wrong twice as often where
-    the points are noisy. Both see a hole as closed by what is around it.
+    sec. 3.3), limited to a disc around that point: where the surface ends or bends away, its plane
+    says nothing. The sign is that of the winding number of all points (Barill et al. 2018); the
+    side of the nearest tangent plane is wrong twice as often on noisy points. Both close holes from
+    their surroundings.
 
     Args:
-        points: (n, 3); points at equal places count once.
+        points: (n, 3); points at equal positions count once.
         normals: their outward unit normals (n, 3).
 
     Raises:
@@ -177,12 +182,12 @@ def cloud_signed_distance(
     queries = np.ascontiguousarray(queries, np.float64)
     tree = cKDTree(points)
     count = min(NEIGHBOURS, len(points) - 1)
-    # A disc with the share of the area that is the point's own.
+    # Each point stands for a disc with its share of the surface's area.
     radius = tree.query(points, [count + 1])[0][:, 0] / np.sqrt(count)
-    gap, nearest = tree.query(queries)
-    height = ((queries - points[nearest]) * normals[nearest]).sum(axis=1)
-    aside = np.sqrt(np.maximum(gap**2 - height**2, 0))
-    distance = np.hypot(height, np.maximum(aside - 2 * radius[nearest], 0))
+    to_point, nearest = tree.query(queries)
+    to_plane = ((queries - points[nearest]) * normals[nearest]).sum(axis=1)
+    along_plane = np.sqrt(np.maximum(to_point**2 - to_plane**2, 0))
+    distance = np.hypot(to_plane, np.maximum(along_plane - 2 * radius[nearest], 0))
     winding = igl.fast_winding_number(points, normals, np.pi * radius**2, queries)
     # Next to a point the winding number may be anything, so a few of the wrong sign say nothing.
     if (winding < -0.5).sum() > 2 * (winding > 0.5).sum():

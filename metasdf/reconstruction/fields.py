@@ -1,38 +1,94 @@
-"""Signed distance field -> the mesh of its zero level set over [-1, 1]^3, by marching cubes.
+"""Fitted fields as functions of points, and as meshes of their zero level sets.
 
-Two ways to the same mesh. Dense: the field is evaluated at every point of the lattice. Sparse
-(`SparseLattice`): only where the surface can be, which is some hundredth of it at 256^3.
+Grids take a function of points and know nothing of methods; `point_function` makes one.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 import trimesh
 from torch import Tensor
 
-from metasdf.geometry.grid import evaluate_grid, extract_mesh
-from metasdf.geometry.sparse_grid import SparseLattice
+from metasdf.errors import InputError
+from metasdf.geometry.evaluated_points import Field
+from metasdf.geometry.grid import POINTS_PER_CALL, extract_mesh
+from metasdf.geometry.normalisation import Normalisation
+from metasdf.geometry.sparse_grid import SparseGrid
 from metasdf.maml import Method
+
+
+def point_function(model: Method, fields: Any) -> Field:
+    """The fitted field of a single task, `fields` from `model.adapt`, as a function of points.
+
+    Returns:
+        A function of points (n, 3) in the normalised frame, on the model's device. It gives two
+        tensors (n,): the signed distance, and the network's first output, which has the same sign
+        and no jumps (of the composite loss the logit).
+    """
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        prediction = model.predict(x.unsqueeze(0), fields)[0]
+        return model.loss.signed_distance(prediction)[:, 0], prediction[:, 0]
+
+    return function
 
 
 def mesh_field(
     model: Method, fields: Any, resolution: int, device: torch.device, dense: bool = False
 ) -> trimesh.Trimesh:
-    """Mesh one fitted field (`fields` from `model.adapt`, of a single task).
+    """Mesh the fitted field of a single task, `fields` from `model.adapt`, over [-1, 1]^3.
 
-    dense: evaluate the whole lattice; the mesh is the same, see `SparseLattice` for what may not
-    be. A field that gives no gradients is always meshed so.
+    dense: evaluate the whole grid, `resolution` points along each side, not only where the surface
+    can be; the mesh is the same, see `SparseGrid` for the exceptions. A field without gradients
+    is always meshed densely.
+
+    Raises:
+        NoSurfaceError: the field has no zero level set in the cube.
+    """
+    function = point_function(model, fields)
+    if dense or not _has_gradients(function, device):
+        return extract_mesh(lambda x: function(x)[0], resolution, device)
+    clamp = getattr(model.loss, "clamp", None)
+    return SparseGrid(function, resolution, device, clamp).mesh()
+
+
+def _has_gradients(function: Field, device: torch.device) -> bool:
+    with torch.enable_grad():
+        return function(torch.zeros(1, 3, device=device, requires_grad=True))[1].requires_grad
+
+
+class FittedField:
+    """The signed distance function of one reconstructed shape, in the shape's own frame and units.
+
+        distance = field(points)  # (n, 3) -> (n,)
+
+    Args:
+        model: in evaluation mode, on `device`.
+        fields: from `model.adapt`, of a single task.
+        normalisation: the map from the shape's own frame to the normalised one. The field was
+            trained inside of the cube [-1, 1]^3 there, and means little beyond it.
     """
 
-    def field(x: Tensor) -> tuple[Tensor, Tensor]:
-        prediction = model.predict(x.unsqueeze(0), fields)[0]
-        return model.loss.signed_distance(prediction)[:, 0], prediction[:, 0]
+    def __init__(
+        self, model: Method, fields: Any, normalisation: Normalisation, device: torch.device
+    ) -> None:
+        self.model = model
+        self.fields = fields
+        self.normalisation = normalisation
+        self.device = device
 
-    def has_slopes() -> bool:
-        with torch.enable_grad():
-            return field(torch.zeros(1, 3, device=device, requires_grad=True))[1].requires_grad
+    @torch.no_grad()
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Signed distances (n,) float32 at points (n, 3), negative inside.
 
-    if dense or not has_slopes():
-        return extract_mesh(evaluate_grid(lambda x: field(x)[0], resolution, device))
-    clamp = getattr(model.loss, "clamp", None)
-    return SparseLattice(field, resolution, device, clamp).mesh()
+        Raises:
+            InputError: the points are not (n, 3).
+        """
+        points = np.asarray(points, np.float64)
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise InputError(f"points are {list(points.shape)}, want [n, 3]")
+        x = torch.from_numpy(self.normalisation.apply(points).astype(np.float32))
+        function = point_function(self.model, self.fields)
+        chunks = [function(part.to(self.device))[0].cpu() for part in x.split(POINTS_PER_CALL)]
+        return torch.cat(chunks).float().numpy() / np.float32(self.normalisation.scale)

@@ -1,4 +1,4 @@
-"""Adapted field -> SDF grid -> marching cubes -> mesh, for one shape and for a whole split."""
+"""Fitting a model to the shapes of a data folder: context, adapted field, mesh and its record."""
 
 import time
 import zlib
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metasdf.data.names import ShapeName
 from metasdf.data.samples import Samples
-from metasdf.data.tasks import Task, draw_task, stack, to_device
+from metasdf.data.tasks import Task, collate, draw_task, to_device
 from metasdf.learning.device import synchronize
 from metasdf.losses import misclassified_percentage
 from metasdf.maml import Method
@@ -20,12 +20,12 @@ from metasdf.reconstruction.fields import mesh_field
 
 
 def shape_rng(seed: int, shape: ShapeName | str) -> np.random.Generator:
-    """Random numbers of one shape: they do not depend on which others are reconstructed."""
+    """A shape's own random numbers, the same whichever other shapes are reconstructed."""
     return np.random.default_rng([seed, zlib.crc32(str(shape).encode())])
 
 
 def context_size(curriculum: Mapping[str, Any]) -> int:
-    """How many context points a reconstruction is to have."""
+    """The number of context points of a reconstruction."""
     if curriculum["context_points"] is not None:
         return curriculum["context_points"]
     if curriculum["context_mode"] == "dense":
@@ -34,18 +34,29 @@ def context_size(curriculum: Mapping[str, Any]) -> int:
 
 
 def add_noise(x: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Points (n, 3), each coordinate moved by a Gaussian of standard deviation `noise`."""
+    """Points (n, 3) with Gaussian noise of standard deviation `noise` on each coordinate."""
     return (x + rng.normal(scale=noise, size=x.shape)).astype(np.float32)
+
+
+def fit(
+    model: Method, context: tuple[Tensor, Tensor], num_steps: int | None, device: torch.device
+) -> tuple[Any, float]:
+    """`model.adapt` to a context on `device`: the fields, and the seconds it took."""
+    synchronize(device)
+    start = time.perf_counter()
+    fields = model.adapt(context, num_steps)
+    synchronize(device)
+    return fields, time.perf_counter() - start
 
 
 def draw_reconstruction_task(
     samples: Samples, curriculum: Mapping[str, Any]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The task that a shape of the test split is reconstructed from, as `draw_task` gives it.
+    """The task that a shape of a data folder is reconstructed from, as `draw_task` gives it.
 
-    The context has `context_points` points, in dense mode half of them outside, half inside, and
-    `context_noise` on their positions. The query has no noise, and is in dense mode not in the
-    context.
+    The context has `context_points` points, in dense mode half of them outside and half inside,
+    with noise `context_noise` on their positions. The query has no noise; in dense mode it is
+    disjoint from the context.
     """
     dense = curriculum["context_mode"] == "dense"
     count = context_size(curriculum)
@@ -60,38 +71,29 @@ def draw_reconstruction_task(
         rng=rng,
     )
     x, y = task["context"]
-    # Those outside come first: taken evenly, both halves shrink alike.
-    kept = np.arange(count) * len(x) // count
-    return {**task, "context": (add_noise(x[kept], curriculum["context_noise"], rng), y[kept])}
-
-
-def fit(
-    model: Method, context: tuple[Tensor, Tensor], num_steps: int | None, device: torch.device
-) -> tuple[Any, float]:
-    """`model.adapt` to a context on `device`: the fields, and the seconds that took."""
-    synchronize(device)
-    start = time.perf_counter()
-    fields = model.adapt(context, num_steps)
-    synchronize(device)
-    return fields, time.perf_counter() - start
+    # Samples outside come first, so evenly spaced rows keep as many of either side.
+    chosen = np.arange(count) * len(x) // count
+    return {**task, "context": (add_noise(x[chosen], curriculum["context_noise"], rng), y[chosen])}
 
 
 def held_out_task(curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device) -> Task:
-    """What a shape is adapted to and judged by: a batch of one task, see `SDFDataset.batch`.
-
-    In dense mode no sample of the query is in the context. Half of the query is inside.
-    """
+    """`draw_reconstruction_task` of a shape as a batch of one task on `device`."""
     task = draw_reconstruction_task(Samples(curriculum["data_source"], shape), curriculum)
-    return to_device(stack([task]), device)
+    return to_device(collate([task]), device)
 
 
 def reconstruct_shape(
     model: Method, curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device
 ) -> tuple[trimesh.Trimesh, dict[str, Any]]:
-    """Adapt to one shape and mesh it; the mesh, in the normalised frame, and its record.
+    """Adapt to one shape of a data folder and mesh it.
 
-    The record holds adapt_seconds, mesh_seconds and misclassified_percentage on samples that
-    were not in the context, half of them outside, half inside.
+    Returns:
+        The mesh, in the normalised frame, and its record: adapt_seconds, mesh_seconds and
+        misclassified_percentage, at query samples of which half are outside and half inside.
+
+    Raises:
+        InputError: the shape's data is missing or broken.
+        NoSurfaceError: the field has no zero level set in the cube.
     """
     batch = held_out_task(curriculum, shape, device)
     fields, seconds = fit(model, batch["context"], curriculum["reconstruction_steps"], device)

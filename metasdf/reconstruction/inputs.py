@@ -1,12 +1,9 @@
-"""One shape of the user's own: a mesh, points or SDF samples -> a mesh in the file's frame.
+"""Shapes to reconstruct: a mesh, points on a surface or SDF samples, from a file or from memory.
 
-    obj, ply, stl, off, glb   a mesh, or points where there are no faces; ply with normals
-    xyz                       text, a point a row: x y z, or x y z nx ny nz
-    npz                       points (n, 3), perhaps with normals (n, 3) or sdf (n,)
-    npz                       pos, neg (n, 4): DeepSDF's samples, which are normalised already
-
-The shape goes into the normalised frame as `preprocessing` puts meshes there, the model adapts to
-it there, and the result comes back.
+obj, ply, stl, off, glb   a mesh, or points where there are no faces; ply with normals
+xyz                       text, one point per row: x y z, or x y z nx ny nz
+npz                       points (n, 3), optionally with normals (n, 3) or sdf (n,)
+npz                       pos, neg (n, 4): DeepSDF's samples, which are normalised already
 """
 
 import os
@@ -15,12 +12,13 @@ import warnings
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
 
-from metasdf.data.arrays import DAMAGED, map_npz
-from metasdf.data.samples import read_vertices
+from metasdf.data.formats import read_vertices
+from metasdf.data.npz import DAMAGED, map_npz
 from metasdf.errors import InputError
 from metasdf.geometry.bodies import Body
 from metasdf.geometry.mesh_files import MESH_SUFFIXES, checked_mesh, read_geometry
@@ -29,17 +27,18 @@ MIN_POINTS = 10
 
 
 @dataclass(frozen=True)
-class OwnShape:
-    """What is known of a shape.
+class ShapeInput:
+    """What a shape is reconstructed from.
 
     Attributes:
         points: (n, 3) float64, on the surface unless `distances` says otherwise.
-        normals: their unit normals (n, 3), outward.
-        distances: their signed distances (n,), inside negative.
-        mesh: the surface as read from the file.
-        body: the solid that `mesh` bounds, if that has been looked into and it bounds one.
-        is_normalised: whether the file is in the normalised frame by definition.
-        left_out: rows of the file that were not finite or had a normal of no length.
+        normals: outward unit normals of the points (n, 3).
+        distances: signed distances of the points (n,), negative inside.
+        mesh: the surface.
+        body: the solid that `mesh` bounds, where one was looked for and found.
+        is_normalised: whether the points are in the normalised frame by definition.
+        left_out: number of rows dropped as not finite or with a normal of length 0.
+        source: the file it was read from.
     """
 
     points: np.ndarray
@@ -49,32 +48,65 @@ class OwnShape:
     body: Body | None = None
     is_normalised: bool = False
     left_out: int = 0
+    source: Path | None = None
 
     @property
     def kind(self) -> str:
+        """The kind of input, in words."""
         if self.mesh is not None:
             return "mesh"
         if self.distances is not None:
             return "SDF samples"
         return "points" if self.normals is None else "points with normals"
 
-    def extent(self) -> np.ndarray:
-        """Points (n, 3) with the same bounding box as the shape, as far as that is known.
+    @property
+    def has_signs(self) -> bool:
+        """Whether signed distances follow from it: given, by normals, or by the solid `body`."""
+        return any(part is not None for part in (self.distances, self.normals, self.body))
 
-        Around a sample inside, a ball that reaches to the surface is inside as well.
+    def extent(self) -> np.ndarray:
+        """Points (n, 3) whose bounding box is that of the shape, as far as it is known.
+
+        Of SDF samples, these bound the balls around the samples inside that reach to the surface.
         """
         if self.distances is None:
             return self.points
         inside = self.distances <= 0
         axes = np.concatenate([np.eye(3), -np.eye(3)])
-        reach = -self.distances[inside, None, None] * axes
-        return (self.points[inside, None] + reach).reshape(-1, 3)
+        radii = -self.distances[inside, None, None] * axes
+        return (self.points[inside, None] + radii).reshape(-1, 3)
 
 
-# Reading.
+ShapeLike = (
+    trimesh.Trimesh | np.ndarray | tuple[np.ndarray, np.ndarray] | str | os.PathLike | ShapeInput
+)
 
 
-def read_own_shape(path: str | os.PathLike) -> OwnShape:
+def as_shape_input(shape: ShapeLike) -> ShapeInput:
+    """A mesh, surface points (n, 3), a tuple (points, normals) or a path as `ShapeInput`.
+
+    Raises:
+        InputError: it is of no such kind, or its numbers cannot be used; see `read_shape_input`.
+    """
+    if isinstance(shape, ShapeInput):
+        return shape
+    if isinstance(shape, str | os.PathLike):
+        return read_shape_input(shape)
+    if isinstance(shape, trimesh.Trimesh):
+        vertices, faces = np.asarray(shape.vertices), np.asarray(shape.faces)
+        mesh = checked_mesh("the mesh", vertices, faces)
+        return ShapeInput(np.asarray(mesh.vertices), mesh=mesh)
+    points, normals = shape if isinstance(shape, tuple) and len(shape) == 2 else (shape, None)
+    points = _real_array("points", points, 3)
+    if normals is not None:
+        normals = _real_array("normals", normals, 3, len(points))
+    return _usable_rows("points", ShapeInput(points, normals))
+
+
+# Files
+
+
+def read_shape_input(path: str | os.PathLike) -> ShapeInput:
     """Read a mesh, points or SDF samples, in the file's own frame.
 
     Raises:
@@ -84,27 +116,33 @@ def read_own_shape(path: str | os.PathLike) -> OwnShape:
     path = Path(path)
     suffix = path.suffix.lower()
     if not path.is_file():
-        what = "is a folder; name one file" if path.is_dir() else "there is no such file"
-        raise InputError(f"{path}: {what}")
+        problem = "is a folder; name one file" if path.is_dir() else "there is no such file"
+        raise InputError(f"{path}: {problem}")
     if suffix == ".npz":
-        return _read_npz(path)
-    if suffix == ".xyz":
-        return _read_xyz(path)
-    if suffix not in MESH_SUFFIXES:
-        known = " ".join((*MESH_SUFFIXES, ".xyz", ".npz"))
-        raise InputError(f"{path}: is of no known kind; convert it to one of {known}")
+        shape = _read_npz(path)
+    elif suffix == ".xyz":
+        shape = _read_xyz(path)
+    elif suffix in MESH_SUFFIXES:
+        shape = _read_mesh_file(path)
+    else:
+        supported = " ".join((*MESH_SUFFIXES, ".xyz", ".npz"))
+        raise InputError(f"{path}: is of no known kind; convert it to one of {supported}")
+    return replace(shape, source=path)
+
+
+def _read_mesh_file(path: Path) -> ShapeInput:
     vertices, faces = read_geometry(path)
     if len(faces):
         mesh = checked_mesh(path, vertices, faces)
-        return OwnShape(np.asarray(mesh.vertices), mesh=mesh)
-    points = OwnShape(*read_vertices(path)) if suffix == ".ply" else OwnShape(vertices)
-    return _usable(path, points)
+        return ShapeInput(np.asarray(mesh.vertices), mesh=mesh)
+    is_ply = path.suffix.lower() == ".ply"
+    return _usable_rows(path, ShapeInput(*read_vertices(path)) if is_ply else ShapeInput(vertices))
 
 
-def _read_xyz(path: Path) -> OwnShape:
+def _read_xyz(path: Path) -> ShapeInput:
     try:
         with open(path, encoding="utf-8") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an empty file; told below
+            warnings.simplefilter("ignore")  # about an empty file, an error below
             rows = np.loadtxt(file, ndmin=2)
     except ValueError as error:
         row = re.search(r"row (\d+)", str(error))
@@ -120,64 +158,78 @@ def _read_xyz(path: Path) -> OwnShape:
     points, normals = rows[:, :3], rows[:, 3:]
     with np.errstate(over="ignore"):
         length = np.linalg.norm(normals, axis=1)
-    # Others keep colours there.
-    is_unit = rows.shape[1] == 6 and 0.9 < np.nanmedian(length) < 1.1
-    return _usable(path, OwnShape(points, normals if is_unit else None))
+    # Columns 4 to 6 may also hold colours.
+    are_normals = rows.shape[1] == 6 and 0.9 < np.nanmedian(length) < 1.1
+    return _usable_rows(path, ShapeInput(points, normals if are_normals else None))
 
 
-def _read_npz(path: Path) -> OwnShape:
+def _read_npz(path: Path) -> ShapeInput:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
     except DAMAGED as error:
         raise InputError(f"{path}: is damaged or no npz file ({error})") from error
+
+    def read(name: str, columns: int, num_rows: int | None = None) -> np.ndarray:
+        return _real_array(f"{path}: {name}", map_npz(path, name), columns, num_rows)
+
     if {"pos", "neg"} <= names:
-        rows = np.concatenate([_numbers(path, name, 4) for name in ("pos", "neg")])
-        return _usable(path, OwnShape(rows[:, :3], distances=rows[:, 3], is_normalised=True))
+        rows = np.concatenate([read(name, 4) for name in ("pos", "neg")])
+        samples = ShapeInput(rows[:, :3], distances=rows[:, 3], is_normalised=True)
+        return _usable_rows(path, samples)
     if "points" not in names:
-        held = ", ".join(sorted(names)) or "nothing"
+        contents = ", ".join(sorted(names)) or "nothing"
         raise InputError(
-            f"{path}: holds {held}; want pos and neg, or points, perhaps with normals or sdf"
+            f"{path}: holds {contents}; want pos and neg, or points, perhaps with normals or sdf"
         )
-    points = _numbers(path, "points", 3)
-    normals = _numbers(path, "normals", 3, len(points)) if "normals" in names else None
-    distances = _numbers(path, "sdf", 1, len(points))[:, 0] if "sdf" in names else None
-    return _usable(path, OwnShape(points, normals, distances))
+    points = read("points", 3)
+    normals = read("normals", 3, len(points)) if "normals" in names else None
+    distances = read("sdf", 1, len(points))[:, 0] if "sdf" in names else None
+    return _usable_rows(path, ShapeInput(points, normals, distances))
 
 
-def _numbers(path: Path, name: str, columns: int, rows: int | None = None) -> np.ndarray:
-    """An array of an npz file as (n, columns) float64, n = `rows` if given."""
-    array = map_npz(path, name)
+# Arrays
+
+
+def _real_array(name: str, values: Any, columns: int, num_rows: int | None = None) -> np.ndarray:
+    """Real numbers as (n, columns) float64, n = `num_rows` if given; name: for the error."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of unequal lengths
+        raise InputError(f"{name}: {error}") from error
     if columns == 1 and array.ndim == 1:
         array = array[:, None]
     is_real = np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)
-    if not is_real or array.shape[1:] != (columns,) or rows not in (None, len(array)):
-        want = f"[{rows or 'n'}, {columns}]"
-        raise InputError(f"{path}: {name} is {array.dtype} {list(array.shape)}, want {want}")
+    if not is_real or array.shape[1:] != (columns,) or num_rows not in (None, len(array)):
+        expected = f"[{num_rows or 'n'}, {columns}]"
+        raise InputError(f"{name} is {array.dtype} {list(array.shape)}, want {expected}")
     return np.asarray(array, np.float64)
 
 
-def _usable(path: Path, shape: OwnShape) -> OwnShape:
-    """The rows that are finite and whose normals, then made unit, have a length."""
+def _usable_rows(name: str | Path, shape: ShapeInput) -> ShapeInput:
+    """Drop rows that are not finite or whose normal has length 0; scale normals to length 1.
+
+    name: for the error if fewer than MIN_POINTS rows are left.
+    """
     points, normals, distances = shape.points.astype(np.float64), shape.normals, shape.distances
-    kept = np.isfinite(points).all(axis=1)
+    usable = np.isfinite(points).all(axis=1)
     if distances is not None:
-        kept &= np.isfinite(distances)
+        usable &= np.isfinite(distances)
     if normals is not None and normals.any():  # all 0: they were never computed
         with np.errstate(all="ignore"):
             normals = normals / np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
-        kept &= np.isfinite(normals).all(axis=1)
+        usable &= np.isfinite(normals).all(axis=1)
     else:
         normals = None
-    if kept.sum() < MIN_POINTS:
+    if usable.sum() < MIN_POINTS:
         raise InputError(
-            f"{path}: holds {kept.sum()} usable points of {len(kept)}; at least {MIN_POINTS} are "
-            "needed"
+            f"{name}: holds {usable.sum()} usable points of {len(usable)}; at least {MIN_POINTS} "
+            "are needed"
         )
     return replace(
         shape,
-        points=points[kept],
-        normals=None if normals is None else normals[kept],
-        distances=None if distances is None else distances[kept],
-        left_out=int((~kept).sum()),
+        points=points[usable],
+        normals=None if normals is None else normals[usable],
+        distances=None if distances is None else distances[usable],
+        left_out=int((~usable).sum()),
     )

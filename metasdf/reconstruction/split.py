@@ -1,7 +1,7 @@
-"""Adapted field -> SDF grid -> marching cubes -> mesh, for one shape and for a whole split."""
+"""Reconstruct every shape of a test split: meshes, a record, the steps of some adaptations."""
 
+import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from metasdf.maml import Method
 from metasdf.reconstruction.fields import mesh_field
 from metasdf.reconstruction.fitting import reconstruct_shape
 
+log = logging.getLogger(__name__)
+
 RECORD = "reconstructions.json"
 INITIALISATION = "initialisation.ply"
-SHOWN_STEPS = 10  # of a trajectory, besides the last
+SHOWN_STEPS = 10  # the most steps of a trajectory, besides the last
 
 
 def reconstruct_split(
@@ -30,23 +32,66 @@ def reconstruct_split(
     checkpoint: str = "",
     trajectories: int = 0,
 ) -> int:
-    """Reconstruct the test split below reconstruction_output_dir.
+    """Reconstruct the test split into reconstruction_output_dir and log a summary.
 
-    Writes `<dataset>/<class>/<instance>.ply`, the un-adapted initialisation as a mesh, and
-    reconstructions.json, the record of all. For the first `trajectories` shapes the mesh after
-    each step of training (of many, at most SHOWN_STEPS) and after the last one is written too,
-    below `steps/`. A shape that fails is reported by name and the run goes on. Returns how many
-    failed.
+    Writes `<dataset>/<class>/<instance>.ply` and reconstructions.json, the record of all shapes.
+    Into the folder beside it (`steps_folder`) go initialisation.ply and, after k inner steps,
+    `<dataset>/<class>/<instance>_<k>.ply`: the original's evaluation takes every mesh in
+    reconstruction_output_dir for a reconstruction.
+
+    Args:
+        curriculum: complete, of 3D.
+        trajectories: number of shapes to mesh after each step, see `trajectory_steps`.
+        checkpoint: the model's file, for the record.
+
+    Returns:
+        The number of shapes that failed; each is reported by name, and the run goes on.
+
+    Raises:
+        InputError: the split file or the data folder is missing.
     """
-    output = Path(curriculum["reconstruction_output_dir"])
+    # Resolved, so that `..` in the record leads to the folder beside it from a symbolic link, too.
+    output = Path(curriculum["reconstruction_output_dir"]).resolve()
     shapes = read_split(curriculum["test_split"])
     if not Path(curriculum["data_source"]).is_dir():
         raise InputError(f"data_source: {curriculum['data_source']} is not a folder")
-    (output / RECORD).unlink(missing_ok=True)  # it would speak of meshes that are replaced below
-    records = []
+    (output / RECORD).unlink(missing_ok=True)  # it describes meshes that are replaced below
     model = model.to(device).eval()
-    progress = tqdm(shapes, desc="reconstructing", unit="shape", disable=None)
-    for shape in progress:
+    records = _reconstruct_shapes(model, curriculum, shapes, output, device)
+    steps_dir = steps_folder(output)
+    has_initialisation = write_initialisation(model, curriculum, steps_dir, device)
+    done = [shape for shape, r in zip(shapes, records, strict=True) if not r["error"]]
+    steps = trajectory_steps(model.num_steps, curriculum["reconstruction_steps"])
+    for shape in done[:trajectories]:
+        write_trajectory(model, curriculum, shape, steps, steps_dir, device)
+    relative = f"../{steps_dir.name}"
+    write_json(
+        output / RECORD,
+        {
+            "checkpoint": str(checkpoint),
+            "curriculum": dict(curriculum),
+            "device": str(device),
+            "initialisation": f"{relative}/{INITIALISATION}" if has_initialisation else None,
+            "steps_folder": relative,
+            "trajectories": [str(shape) for shape in done[:trajectories]],
+            "trajectory_steps": steps,
+            "shapes": records,
+        },
+    )
+    log.info(summary(records, Path(curriculum["reconstruction_output_dir"])))
+    return len(shapes) - len(done)
+
+
+def _reconstruct_shapes(
+    model: Method,
+    curriculum: Mapping[str, Any],
+    shapes: Sequence[ShapeName],
+    output: Path,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Write the mesh of each shape; their records: shape, file, error and `reconstruct_shape`'s."""
+    records = []
+    for shape in tqdm(shapes, desc="reconstructing", unit="shape", disable=None):
         record = {"shape": str(shape), "file": None, "error": None}
         records.append(record)
         file = f"{shape}.ply"
@@ -54,48 +99,41 @@ def reconstruct_split(
             mesh, measured = reconstruct_shape(model, curriculum, shape, device)
             write_ply(output / file, mesh)
         except (InputError, NoSurfaceError) as error:
-            (output / file).unlink(missing_ok=True)  # of an earlier run
+            (output / file).unlink(missing_ok=True)  # left by an earlier run
             record["error"] = str(error)
-            progress.write(f"failed: {shape}: {error}", file=sys.stderr)
+            log.warning("failed: %s: %s", shape, error)
             continue
         record.update(measured, file=file)
-    has_initialisation = write_initialisation(model, curriculum, output, device)
-    done = [shape for shape, r in zip(shapes, records, strict=True) if not r["error"]]
-    last = curriculum["reconstruction_steps"]
-    last = model.num_steps if last is None else last
-    trained = min(last, model.num_steps + 1)
-    every = max(1, math.ceil(trained / SHOWN_STEPS))
-    steps = [*range(0, trained, every), last]
-    for shape in done[:trajectories]:
-        write_trajectory(model, curriculum, shape, steps, output, device)
-    write_json(
-        output / RECORD,
-        {
-            "checkpoint": str(checkpoint),
-            "curriculum": dict(curriculum),
-            "device": str(device),
-            "initialisation": INITIALISATION if has_initialisation else None,
-            "trajectories": [str(shape) for shape in done[:trajectories]],
-            "trajectory_steps": steps,
-            "shapes": records,
-        },
-    )
-    print(summary(records, output))
-    return len(shapes) - len(done)
+    return records
+
+
+def steps_folder(output: Path) -> Path:
+    """The folder beside a folder of reconstructions for meshes that are none: `<output>_steps`."""
+    return output.with_name(f"{output.name}_steps")
+
+
+def trajectory_steps(training_steps: int, last: int | None) -> list[int]:
+    """The steps of a trajectory: 0, 1, ... of training, at most SHOWN_STEPS of them, and the last.
+
+    last: None: that of training.
+    """
+    last = training_steps if last is None else last
+    stop = min(last, training_steps + 1)
+    return [*range(0, stop, max(1, math.ceil(stop / SHOWN_STEPS))), last]
 
 
 def write_initialisation(
-    model: Method, curriculum: Mapping[str, Any], output: Path, device: torch.device
+    model: Method, curriculum: Mapping[str, Any], folder: Path, device: torch.device
 ) -> bool:
-    """Mesh the learned initialisation as it is, before any step; False if it has no surface."""
-    nothing = torch.zeros(1, 1, 3, device=device), torch.zeros(1, 1, 1, device=device)
+    """Mesh the learned initialisation, before any inner step; False if it has no surface."""
+    no_context = torch.zeros(1, 1, 3, device=device), torch.zeros(1, 1, 1, device=device)
     try:
-        fields = model.adapt(nothing, 0)
+        fields = model.adapt(no_context, 0)
         mesh = mesh_field(model, fields, curriculum["resolution"], device, curriculum["dense_grid"])
     except NoSurfaceError:
-        (output / INITIALISATION).unlink(missing_ok=True)
+        (folder / INITIALISATION).unlink(missing_ok=True)  # left by an earlier run
         return False
-    write_ply(output / INITIALISATION, mesh)
+    write_ply(folder / INITIALISATION, mesh)
     return True
 
 
@@ -104,13 +142,13 @@ def write_trajectory(
     curriculum: Mapping[str, Any],
     shape: ShapeName,
     steps: Sequence[int],
-    output: Path,
+    folder: Path,
     device: torch.device,
 ) -> None:
-    """Mesh a shape after each of `steps` inner steps, below `steps/`; without surface, no file."""
+    """Mesh a shape after each of `steps` inner steps; no file where the field has no surface."""
     for k in steps:
-        file = output / "steps" / f"{shape}_{k}.ply"
-        file.unlink(missing_ok=True)  # of an earlier run
+        file = folder / f"{shape}_{k}.ply"
+        file.unlink(missing_ok=True)  # left by an earlier run
         try:
             mesh, _ = reconstruct_shape(
                 model, {**curriculum, "reconstruction_steps": k}, shape, device
@@ -121,7 +159,7 @@ def write_trajectory(
 
 
 def summary(records: Sequence[Mapping[str, Any]], output: Path) -> str:
-    """A few lines for people."""
+    """The records in a few lines."""
     done = [r for r in records if not r["error"]]
     lines = [f"reconstructed {len(done)} of {len(records)} shapes: {output}"]
     if done:

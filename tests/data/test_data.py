@@ -13,11 +13,13 @@ import torch
 from scipy.spatial import cKDTree
 
 from conftest import shared, write_sphere
-from metasdf.data import samples as samples_module
+from metasdf.data import formats as formats_module
+from metasdf.data.formats import write_points
 from metasdf.data.names import ShapeName, read_split
-from metasdf.data.samples import Normalisation, Samples, write_points
+from metasdf.data.samples import Samples
 from metasdf.data.tasks import SDFDataset, check_shapes, draw_task
 from metasdf.errors import InputError
+from metasdf.geometry.normalisation import Normalisation
 
 CURRICULUM = {
     "context_mode": "dense",
@@ -41,7 +43,7 @@ def numbered_rows(count, sign):
 
 
 def write_npz(folder, pos, neg, save=np.savez, instance="a", part="SdfSamples"):
-    path = name(instance).file(folder, part, ".npz")
+    path = name(instance).file(folder, part)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(path, pos=pos, neg=neg)
     return path
@@ -92,8 +94,8 @@ def test_a_mapping_keeps_no_file_open(tmp_path):
 
 def test_compressed_arrays_are_read_once(tmp_path, monkeypatch):
     samples = samples_of(tmp_path, numbered_rows(50, 1), numbered_rows(30, -1), np.savez_compressed)
-    read, calls = samples_module.map_npz, []
-    monkeypatch.setattr(samples_module, "map_npz", lambda *a: calls.append(a) or read(*a))
+    read, calls = formats_module.map_npz, []
+    monkeypatch.setattr(formats_module, "map_npz", lambda *a: calls.append(a) or read(*a))
     drawn = [samples.draw_signed(20, rng()) for _ in range(5)]
     assert len(calls) == 2
     mapped = samples_of(tmp_path, numbered_rows(50, 1), numbered_rows(30, -1))
@@ -192,7 +194,7 @@ def test_levelset_context_is_surface_points_at_distance_zero(spheres, count):
 def test_partial_context_is_the_points_of_a_scan(tmp_path):
     write_sphere(tmp_path, "a", 0.5, count=500)
     scan = rng().uniform([0.9, 1.9, 3.1], [1.1, 2.1, 3.2], (100, 3))
-    write_points(name().file(tmp_path, "PartialSamples", ".ply"), scan)
+    write_points(name().file(tmp_path, "PartialSamples"), scan)
     x, y = dataset(tmp_path, "a", context_mode="partial").batch(0, 0)["context"]
     assert x.shape == (1, 32, 3)
     assert not y.any()
@@ -280,7 +282,7 @@ def test_a_batch_says_which_shapes_it_holds_and_when(spheres):
 def test_a_shape_that_breaks_during_training_stops_it_by_name(tmp_path):
     write_sphere(tmp_path, "a", 0.5, count=500)
     data = SDFDataset([Samples(tmp_path, name())], CURRICULUM)
-    name().file(tmp_path, "SdfSamples", ".npz").unlink()
+    name().file(tmp_path, "SdfSamples").unlink()
     with pytest.raises(InputError, match=r"a\.npz: file not found"):
         list(data.batches(0))
 
@@ -369,7 +371,7 @@ def test_the_archives_made_here_are_well_formed_but_for_their_damage(tmp_path):
 def test_unusable_samples_are_named_and_never_replaced_by_a_neighbour(tmp_path, damage):
     for instance, sign in (("a", 1), ("b", 2), ("c", 3)):
         write_npz(tmp_path, sign * OK, -sign * OK, instance=instance)
-    path = name("b").file(tmp_path, "SdfSamples", ".npz")
+    path = name("b").file(tmp_path, "SdfSamples")
     damage(path)
     usable, problems = check_shapes(tmp_path, [name(i) for i in "abc"], "dense")
     assert [s.shape.instance for s in usable] == ["a", "c"]
@@ -399,7 +401,7 @@ def ply(count, rows, kind="ascii"):
     return lambda path: path.write_bytes(header.encode() + rows)
 
 
-SURFACE, NORMALISATION = ("SurfaceSamples", ".ply"), ("NormalizationParameters", ".npz")
+SURFACE, NORMALISATION = "SurfaceSamples", "NormalizationParameters"
 ZERO, ONE = np.zeros(3), np.ones(1)
 COMPANIONS = {
     "surface missing": (SURFACE, lambda path: path.unlink()),
@@ -421,7 +423,7 @@ COMPANIONS = {
 @pytest.mark.parametrize(("where", "damage"), COMPANIONS.values(), ids=COMPANIONS.keys())
 def test_what_the_context_needs_is_checked_before_training(spheres, tmp_path, where, damage):
     shutil.copytree(spheres, tmp_path, dirs_exist_ok=True)
-    path = name("b").file(tmp_path, *where)
+    path = name("b").file(tmp_path, where)
     damage(path)
     shapes = [name(i) for i in "abc"]
     assert len(check_shapes(tmp_path, shapes, "dense")[0]) == 3

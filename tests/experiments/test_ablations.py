@@ -7,9 +7,10 @@ import torch
 
 from conftest import sphere_curriculum
 from experiments import ablations
+from experiments.ablations_report import write_document
 from metasdf.data.names import ShapeName, read_split
 from metasdf.errors import InputError
-from metasdf.evaluation.evaluate import measure
+from metasdf.evaluation.folder import measure
 from metasdf.geometry.mesh_files import write_ply
 from metasdf.learning.checkpoints import load_model
 from metasdf.reconstruction.fitting import held_out_task, reconstruct_shape
@@ -63,7 +64,8 @@ def test_every_study_has_its_rows_plots_and_tables(ablated):
 def test_figures_are_what_direct_calls_give(ablated, spheres, tmp_path):
     work, _, results = ablated
     row = rows(results)["1"]
-    model, trained_with = load_model(work / "num_meta_steps=1" / "checkpoints" / "latest.pth")
+    model = load_model(work / "num_meta_steps=1" / "checkpoints" / "latest.pth")
+    trained_with = model.curriculum
     assert trained_with["num_meta_steps"] == 1
     assert row["outer_steps"] == 5 * 2
     base = curriculum(spheres, tmp_path)
@@ -116,17 +118,20 @@ def test_a_second_run_trains_nothing_and_keeps_what_was_written(
     document = docs / "ablations.md"
     table = document.read_text()
     document.write_text(table.replace("## Noise\n", "## Noise\n\nBy hand.\n").replace("| 1 |", ""))
-    monkeypatch.setattr(ablations, "train", None)
+    before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pth")}
+    assert before
+    monkeypatch.setattr(ablations, "side_by_side", lambda work, jobs, processes: ({}, len(jobs)))
     base = curriculum(spheres, work.parent)
     assert ablations.ablate(base, PLAN, work, docs) == 0
     assert json.loads((docs / "ablations" / "ablations.json").read_text()) == results
     assert document.read_text() == table.replace("## Noise\n", "## Noise\n\nBy hand.\n")
     assert capfd.readouterr().err == ""
+    assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
 def test_an_interrupted_run_ends_with_the_same_figures(ablated, spheres, tmp_path, monkeypatch):
     changes, train, calls = {"num_meta_steps": 1}, ablations.train, []
-    base, bar = curriculum(spheres, tmp_path), ablations.tqdm(disable=True)
+    base = curriculum(spheres, tmp_path)
 
     def interrupted(*arguments, **options):
         train(*arguments, **options)
@@ -135,17 +140,16 @@ def test_an_interrupted_run_ends_with_the_same_figures(ablated, spheres, tmp_pat
             raise KeyboardInterrupt
 
     monkeypatch.setattr(ablations, "train", interrupted)
-    bench = ablations.Bench(base, PLAN, tmp_path)
+    runs = ablations.Ablations(base, PLAN, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        bench.complete(changes, bench.record(changes), bar)
-    record = bench.record(changes)
-    assert [point["epoch"] for point in record["points"]] == [2]
-    bench.complete(changes, record, bar)
-    assert calls[2] == {"load": True, "overwrite": False}
+        runs.complete(changes)
+    assert [point["epoch"] for point in runs.record(changes)["points"]] == [2]
+    record = runs.complete(changes)
+    assert (calls[2]["load"], calls[2]["overwrite"]) == (True, False)
     assert [point["epoch"] for point in record["points"]] == [2, 4, 5]
     _, _, results = ablated
     assert record["test"]["misclassified"] == rows(results)["1"]["misclassified_by_shape"]
-    assert bench.record(changes)["test"] == record["test"]
+    assert runs.record(changes)["test"] == record["test"]
 
 
 def test_records_of_other_settings_are_not_mixed_in(ablated, spheres):
@@ -155,8 +159,6 @@ def test_records_of_other_settings_are_not_mixed_in(ablated, spheres):
 
 
 def test_a_document_without_its_marks_is_left_alone(tmp_path):
-    from ablations_report import write_document
-
     (tmp_path / "ablations.md").write_text("Mine.")
     with pytest.raises(InputError, match=r"wants <!-- steps --> \.\.\. <!-- end --> once"):
         write_document(tmp_path / "ablations.md", {"steps": "| K |"})
@@ -165,4 +167,4 @@ def test_a_document_without_its_marks_is_left_alone(tmp_path):
 
 def test_a_method_without_inner_loop_is_refused(spheres, tmp_path):
     with pytest.raises(InputError, match="has no inner loop to vary"):
-        ablations.Bench(curriculum(spheres, tmp_path, method="set_concat"), PLAN, tmp_path)
+        ablations.Ablations(curriculum(spheres, tmp_path, method="set_concat"), PLAN, tmp_path)

@@ -2,8 +2,9 @@
 
 import json
 
-import photographs as program
 import pytest
+
+from experiments import photographs as program
 
 
 @pytest.mark.slow
@@ -13,7 +14,7 @@ def test_settings_are_compared_and_pictured(tmp_path, capsys):
     docs = tmp_path / "docs"
     assert program.compare(plan, tmp_path / "out", docs, "embedded") == 0
     summary = json.loads((docs / "photographs.json").read_text())
-    assert list(summary["runs"]) == list(program.SETTINGS)
+    assert list(summary["runs"]) == list(program.LABELS)
     for run in summary["runs"].values():
         assert len(run["psnr_by_step"]) == 4
         assert run["psnr_by_step"][-1] == pytest.approx(run["psnr"]["mean"])

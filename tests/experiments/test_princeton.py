@@ -14,12 +14,12 @@ from experiments import princeton
 from metasdf.data.names import read_split
 from metasdf.data.samples import Samples
 from metasdf.errors import InputError
-from metasdf.geometry.mesh import normalise
 from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.normalisation import normalise
 from metasdf.preparation.shapes import make_shape
 
 Z_UP = np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]])  # turns y to z
-NOSE_TO_X = princeton.turn_from((-1, 0, 0), (0, 1, 0))
+NOSE_TO_X = princeton.rotation_from((-1, 0, 0), (0, 1, 0))
 ASKEW = trimesh.transformations.euler_matrix(0.4, 1.1, 0.7)[:3, :3]
 UPSIDE_DOWN = np.diag([1, -1, -1])
 
@@ -107,7 +107,7 @@ def turned(mesh, turn, class_name, folder):
     """What the program makes of a mesh that lies in its file as `turn` says."""
     file = folder / "mesh.off"
     moved(mesh, turn).export(file)
-    return princeton.turned(princeton.Source(class_name, "some", file, "train"))
+    return princeton.aligned(princeton.BenchmarkMesh(class_name, "some", file, "train"))
 
 
 def same_place(a: trimesh.Trimesh, b: trimesh.Trimesh) -> bool:
@@ -140,7 +140,7 @@ def test_a_tables_top_is_up_and_its_longer_side_along_x(turn, tmp_path):
 
 def test_an_exception_overrules_the_rule(tmp_path, monkeypatch):
     monkeypatch.setitem(princeton.EXCEPTIONS, "some", ((0, 0, 1), (0, 1, 0)))
-    back_to_front = princeton.turn_from((0, 0, 1), (0, 1, 0))
+    back_to_front = princeton.rotation_from((0, 0, 1), (0, 1, 0))
     expected = normalise(moved(JETS[0], back_to_front))
     assert same_place(turned(JETS[0], np.eye(3), "fighter_jets", tmp_path), expected)
 
@@ -193,7 +193,7 @@ def test_all_that_training_needs_is_there_and_what_is_no_solid_is_listed(prepare
     for shape in read_split(out / "data" / "splits" / "all_train.json"):
         samples = Samples(str(out / "data"), shape)
         assert np.linalg.norm(samples.surface(), axis=1).max() < 1
-        assert shape.file(out / "data", "PartialSamples", ".ply").is_file()
+        assert shape.file(out / "data", "PartialSamples").is_file()
         mesh = load_mesh(out / "meshes" / shape.category / f"{shape.instance}.off")
         assert mesh.vertices.shape[1] == 3
     assert (out / "contact.png").read_bytes().startswith(b"\x89PNG")
@@ -241,4 +241,4 @@ def test_a_class_without_meshes_is_named(tmp_path):
     for part in ("train", "test"):
         (tmp_path / "psb" / f"{part}.cla").write_text(cla([1, 2], [11]))
     with pytest.raises(InputError, match="fewer than two meshes of the class fighter_jet"):
-        princeton.find_sources(tmp_path)
+        princeton.find_benchmark_meshes(tmp_path)

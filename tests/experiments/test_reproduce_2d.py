@@ -21,7 +21,7 @@ PLAN = reproduce_2d.Plan(
 
 @pytest.mark.slow
 def test_every_method_is_trained_measured_and_pictured(tmp_path, capsys):
-    assert reproduce_2d.reproduce(PLAN, tmp_path / "out", tmp_path / "docs", "embedded") == 0
+    assert reproduce_2d.compare(PLAN, tmp_path / "out", tmp_path / "docs", "embedded") == 0
     summary = json.loads((tmp_path / "docs" / "reproduce_2d.json").read_text())
     for mode in ("dense", "levelset"):
         assert list(summary["modes"][mode]) == list(reproduce_2d.METHODS)
@@ -39,16 +39,14 @@ def test_every_method_is_trained_measured_and_pictured(tmp_path, capsys):
     assert (tmp_path / "docs" / "reproduce_2d.md").read_text() in capsys.readouterr().out
 
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.json")}
-    assert len(before) == 2 * len(reproduce_2d.runs(seeds=1))
-    reproduce_2d.reproduce(PLAN, tmp_path / "out", tmp_path / "docs", "embedded")
+    assert len(before) == 2 * len(reproduce_2d.all_runs(seeds=1))
+    reproduce_2d.compare(PLAN, tmp_path / "out", tmp_path / "docs", "embedded")
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
 def test_an_auto_decoder_is_trained_once_for_both_modes():
-    names = [run.name for run in reproduce_2d.runs(seeds=1)]
-    assert len(names) == len(set(names)) == 2 * len(reproduce_2d.METHODS) - 2
-    assert "autodecoder_hyper_levelset_0" not in names
-    assert reproduce_2d.run_of("autodecoder_hyper", "levelset", 0).measured_modes == (
-        "dense",
-        "levelset",
-    )
+    runs = {run.name: run for run in reproduce_2d.all_runs(seeds=1)}
+    assert len(runs) == len(reproduce_2d.all_runs(seeds=1)) == 2 * len(reproduce_2d.METHODS) - 2
+    assert "autodecoder_hyper_levelset_0" not in runs
+    assert runs["autodecoder_hyper_dense_0"].measured_modes == ("dense", "levelset")
+    assert runs["metasdf_levelset_0"].measured_modes == ("levelset",)

@@ -11,12 +11,13 @@ import pytest
 import trimesh
 
 from conftest import run_script, shared
-from metasdf.data.samples import OUTPUTS, read_points
+from metasdf.data.formats import read_points
+from metasdf.data.names import SUFFIXES
 from metasdf.geometry.mesh_files import MESH_SUFFIXES
-from metasdf.preparation.discover import find_shapes
-from metasdf.preparation.preprocess import Settings, preprocess_shape
+from metasdf.preparation.discover import find_meshes
+from metasdf.preparation.preprocessor import Settings, preprocess_mesh
 
-SMALL = Settings(outputs=tuple(OUTPUTS), num_samples=2000, num_surface=100, num_partial=100)
+SMALL = Settings(outputs=tuple(SUFFIXES), num_samples=2000, num_surface=100, num_partial=100)
 
 TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 4 2\nf 2 4 3\nf 3 4 1\n"
 
@@ -102,11 +103,11 @@ def test_a_broken_file_is_sampled_or_rejected_with_the_reason(tmp_path, name):
     file = tmp_path / "meshes" / name
     file.parent.mkdir()
     file.write_bytes(content.encode() if isinstance(content, str) else content)
-    (shape,) = find_shapes(file)
-    record = preprocess_shape(shape, tmp_path / "out", SMALL)
+    (source,) = find_meshes(file)
+    record = preprocess_mesh(source, tmp_path / "out", SMALL)
     if reason is None:
         assert (record.status, record.reason) == ("sampled", None)
-        assert all(shape.output(tmp_path / "out", kind).is_file() for kind in OUTPUTS)
+        assert all(source.name.file(tmp_path / "out", folder).is_file() for folder in SUFFIXES)
         assert whole_and_finite(tmp_path / "out")
     else:
         assert record.status == "rejected"
@@ -170,12 +171,12 @@ def test_mutated_files_neither_crash_nor_hang_nor_leave_half_a_file(tmp_path, su
         file = tmp_path / "meshes" / f"{index}{suffix}"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(mutated(valid, rng))
-        (shape,) = find_shapes(file)
+        (source,) = find_meshes(file)
         start = time.process_time()
-        record = preprocess_shape(shape, tmp_path / "out", SMALL)
+        record = preprocess_mesh(source, tmp_path / "out", SMALL)
         assert time.process_time() - start < 10, file
         assert not (record.reason or "").startswith("unexpected"), record.reason
-        written = [shape.output(tmp_path / "out", kind).is_file() for kind in OUTPUTS]
+        written = [source.name.file(tmp_path / "out", folder).is_file() for folder in SUFFIXES]
         assert all(written) if record.status == "sampled" else record.reason
         statuses.append(record.status)
     assert whole_and_finite(tmp_path / "out")
@@ -185,8 +186,8 @@ def test_mutated_files_neither_crash_nor_hang_nor_leave_half_a_file(tmp_path, su
 def test_the_broken_files_found_in_the_wild_all_end(tmp_path):
     folder = shared("data", "meshes", "broken")
     for name in sorted(os.listdir(folder)):
-        (shape,) = find_shapes(folder / name)
-        record = preprocess_shape(shape, tmp_path, SMALL)
+        (source,) = find_meshes(folder / name)
+        record = preprocess_mesh(source, tmp_path, SMALL)
         assert record.status in ("sampled", "rejected")
         assert (record.status == "sampled") == (record.reason is None)
         assert not (record.reason or "").startswith("unexpected"), record.reason

@@ -6,16 +6,17 @@ import trimesh
 
 from metasdf.errors import InputError
 from metasdf.geometry import rays
-from metasdf.geometry.drawing import UNIT_BALL, render, render_points
+from metasdf.geometry.grid import extract_mesh
 from metasdf.geometry.mesh import (
     closedness,
-    normalisation,
-    normalise,
     sample_surface,
-    without_doubles,
+    weld,
+    without_duplicate_faces,
 )
-from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.mesh_files import load_mesh, write_ply
+from metasdf.geometry.normalisation import Normalisation, normalise
 from metasdf.geometry.rays import RayCaster
+from metasdf.geometry.rendering import UNIT_BALL, render, render_points
 
 
 @pytest.mark.parametrize("suffix", ["obj", "ply", "stl", "off", "glb"])
@@ -70,29 +71,74 @@ def test_an_unusable_file_is_named_with_the_reason(tmp_path, name, content, mess
     assert "\n" not in str(caught.value)
 
 
+def torus(x):
+    return ((x[:, :2].norm(dim=1) - 0.5) ** 2 + x[:, 2] ** 2).sqrt() - 0.25
+
+
+def slanted_wall(x):
+    return x[:, 0] - x[:, 1]
+
+
+@pytest.mark.parametrize("field", [torus, slanted_wall])
+def test_a_written_mesh_is_closed_whether_or_not_a_reader_merges_vertices(tmp_path, field):
+    mesh = extract_mesh(field, 65)
+    assert mesh.is_watertight
+    as_float32 = mesh.vertices.astype(np.float32)
+    assert len(np.unique(as_float32, axis=0)) < len(mesh.vertices)  # zeros fall on grid points
+
+    write_ply(tmp_path / "mesh.ply", mesh)
+    for process in (True, False):
+        read = trimesh.load(tmp_path / "mesh.ply", process=process)
+        assert read.is_watertight
+        assert read.is_winding_consistent
+        assert len(np.unique(read.vertices, axis=0)) == len(read.vertices)
+        assert (read.area_faces > 0).all()
+        assert read.volume == pytest.approx(mesh.volume, rel=1e-6)
+
+
+def test_a_mesh_without_coincident_vertices_is_written_unchanged(tmp_path):
+    mesh = trimesh.creation.icosphere(2)
+    write_ply(tmp_path / "mesh.ply", mesh)
+    read = trimesh.load(tmp_path / "mesh.ply", process=False)
+    assert np.array_equal(read.vertices, mesh.vertices.astype(np.float32))
+    assert np.array_equal(read.faces, mesh.faces)
+
+
+def test_welding_drops_a_fin_that_collapses_and_keeps_the_solid_closed():
+    box = trimesh.creation.box()
+    tip = np.array([[0, 0, 2.0], [0, 0, 2 + 1e-12]])  # coincide in float32
+    vertices = np.concatenate([box.vertices, tip, [[0, 1, 2.0]]])
+    fin = np.array([[8, 9, 10], [9, 8, 10]])  # collapses into lines
+    flap = np.array([[0, 8, 10], [0, 10, 9]])  # comes to lie back to back
+    faces = np.concatenate([box.faces, fin, flap])
+    welded = weld(trimesh.Trimesh(vertices, faces, process=False))
+    assert np.array_equal(welded.faces, box.faces)
+    assert np.array_equal(welded.vertices, box.vertices)
+
+
 def test_each_defect_is_counted():
     box = trimesh.creation.box()
 
-    def of(faces):
+    def defects(faces):
         return closedness(trimesh.Trimesh(box.vertices, faces, process=False))
 
-    assert of(box.faces).watertight
-    assert of(box.faces).num_edges == 18
-    assert of(box.faces[:, ::-1]).watertight  # inverted, but of one mind
-    assert of(box.faces[1:]).open_edges == of(box.faces[1:]).border_edges == 3
+    assert defects(box.faces).watertight
+    assert defects(box.faces).num_edges == 18
+    assert defects(box.faces[:, ::-1]).watertight  # inverted, but of one mind
+    assert defects(box.faces[1:]).open_edges == defects(box.faces[1:]).border_edges == 3
     flipped = box.faces.copy()
     flipped[0] = flipped[0, ::-1]
-    assert of(flipped).inconsistent_edges == 3
-    doubled = of(np.concatenate([box.faces, box.faces[:, ::-1]]))
-    assert doubled.doubled_faces == 12
+    assert defects(flipped).inconsistent_edges == 3
+    doubled = defects(np.concatenate([box.faces, box.faces[:, ::-1]]))
+    assert doubled.duplicate_faces == 12
     assert not doubled.watertight
     assert "12 faces are doubled" in doubled.describe()
 
 
-def test_of_doubled_faces_the_first_stays():
+def test_of_duplicate_faces_the_first_stays():
     box = trimesh.creation.box()
     faces = np.concatenate([box.faces, np.roll(box.faces[::-1], 1, axis=1)[:, ::-1]])
-    single = without_doubles(trimesh.Trimesh(box.vertices, faces, process=False))
+    single = without_duplicate_faces(trimesh.Trimesh(box.vertices, faces, process=False))
     assert np.array_equal(single.faces, box.faces)
 
 
@@ -101,8 +147,9 @@ def test_normalisation_centres_the_box_and_puts_the_farthest_vertex_at_1_over_1_
     mesh.apply_translation([10, -3, 0.5])
     unused = np.array([[1000.0, 0, 0]])
     mesh = trimesh.Trimesh(np.concatenate([mesh.vertices, unused]), mesh.faces, process=False)
-    offset, scale = normalisation(mesh)
-    assert (offset.dtype, offset.shape, scale.dtype) == (np.float32, (3,), np.float32)
+    offset, scale = Normalisation.of_mesh(mesh)
+    assert (offset.shape, scale) == ((3,), np.float32(scale))
+    assert np.array_equal(offset, offset.astype(np.float32))
     used = normalise(mesh).vertices[np.unique(mesh.faces)]
     assert np.allclose(used.min(axis=0) + used.max(axis=0), 0, atol=1e-6)
     assert np.linalg.norm(used, axis=1).max() == pytest.approx(1 / 1.03, rel=1e-6)
@@ -113,7 +160,7 @@ def test_coordinates_beyond_float32_are_refused(factor, shift):
     box = trimesh.creation.box()
     mesh = trimesh.Trimesh(box.vertices * factor + shift, box.faces, process=False)
     with pytest.raises(InputError, match="float32"):
-        normalisation(mesh)
+        Normalisation.of_mesh(mesh)
 
 
 def test_surface_samples_are_uniform_by_area_on_the_surface_and_seeded():

@@ -6,12 +6,12 @@ import torch
 import trimesh
 
 from conftest import run_script, sphere_arguments, sphere_curriculum
+from metasdf.api import train
 from metasdf.data.names import read_split
 from metasdf.files import read_json
-from metasdf.geometry.grid import NoSurfaceError, evaluate_grid, extract_mesh, grid_points
-from metasdf.geometry.sparse_grid import SparseLattice
+from metasdf.geometry.grid import NoSurfaceError, evaluate_grid, grid_points, mesh_from_grid
+from metasdf.geometry.sparse_grid import SparseGrid
 from metasdf.learning.checkpoints import load_model
-from metasdf.learning.training import train
 from metasdf.losses import build_loss
 from metasdf.maml import Method
 from metasdf.networks import CoordinateNetwork
@@ -26,12 +26,12 @@ def sphere(x):
 
 
 def dense_mesh(field, resolution):
-    return extract_mesh(evaluate_grid(field, resolution, CPU))
+    return mesh_from_grid(evaluate_grid(field, resolution, CPU))
 
 
 def sparse(field, resolution):
     """What the field is where its surface is; `field` need not be continuous."""
-    return SparseLattice(lambda x: (field(x), field(x)), resolution, CPU)
+    return SparseGrid(lambda x: (field(x), field(x)), resolution, CPU)
 
 
 def assert_same_mesh(one, other):
@@ -42,13 +42,13 @@ def assert_same_mesh(one, other):
 # The grid, all of it
 
 
-def test_lattice_points_are_exact_from_corner_to_corner():
+def test_grid_points_are_exact_from_corner_to_corner():
     points = grid_points(0, 27, 3)
     expected = [[i, j, k] for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)]
     assert points.tolist() == expected
 
 
-def test_lattice_points_keep_their_axis_at_full_resolution():
+def test_grid_points_keep_their_axis_at_full_resolution():
     n = 256
     index = torch.tensor([0, 255, 256, 65_535, 65_536, 8_421_504, n**3 - 1])
     for flat in index.tolist():
@@ -95,7 +95,7 @@ def test_a_surface_that_leaves_the_box_is_closed_at_its_border():
 )
 def test_a_field_without_surface_is_an_error(value, message):
     with pytest.raises(NoSurfaceError, match=message):
-        extract_mesh(np.full((8, 8, 8), value, np.float32))
+        mesh_from_grid(np.full((8, 8, 8), value, np.float32))
     with pytest.raises(NoSurfaceError, match=message):
         sparse(lambda x: value + 0 * x[:, 0], 32).mesh()
 
@@ -141,8 +141,8 @@ def test_a_function_that_is_flat_beyond_its_clamp_loses_no_piece():
         crumb = (x - torch.tensor([0.83, -0.71, 0.9])).norm(dim=1) - 0.025
         return torch.minimum(ball, crumb).clamp(-0.02, 0.02)
 
-    lattice = SparseLattice(lambda x: (pieces(x), pieces(x)), 96, CPU, clamp=0.02)
-    mesh = lattice.mesh()
+    grid = SparseGrid(lambda x: (pieces(x), pieces(x)), 96, CPU, clamp=0.02)
+    mesh = grid.mesh()
     assert mesh.body_count == 2
     assert_same_mesh(mesh, dense_mesh(pieces, 96))
 
@@ -159,7 +159,7 @@ def test_a_clamp_that_hides_all_slopes_loses_no_piece_with_a_middle_in_it():
     def ball(x):
         return ((x - torch.tensor([0.03, 0.1, 0.02])).norm(dim=1) - 0.06).clamp(-0.01, 0.01)
 
-    mesh = SparseLattice(lambda x: (ball(x), ball(x)), 32, CPU, clamp=0.01).mesh()
+    mesh = SparseGrid(lambda x: (ball(x), ball(x)), 32, CPU, clamp=0.01).mesh()
     assert_same_mesh(mesh, dense_mesh(ball, 32))
 
 
@@ -172,11 +172,11 @@ def test_small_pieces_and_thin_sheets_are_found():
         )
         return torch.minimum(torch.minimum(ball, crumb), sheet)
 
-    lattice = sparse(pieces, 128)
-    mesh = lattice.mesh()
+    grid = sparse(pieces, 128)
+    mesh = grid.mesh()
     assert mesh.body_count == 3
     assert_same_mesh(mesh, dense_mesh(pieces, 128))
-    assert len(lattice.keys) < 128**3 / 10
+    assert len(grid.evaluated.keys) < 128**3 / 10
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -196,11 +196,11 @@ def test_crumbs_close_to_a_large_surface_are_found(seed):
         crumbs = (x[:, None] - middles).norm(dim=2) - radii
         return torch.minimum(slab, crumbs.amin(1))
 
-    lattice = sparse(field, 96)
-    mesh = lattice.mesh()
+    grid = sparse(field, 96)
+    mesh = grid.mesh()
     assert mesh.body_count > 5
     assert_same_mesh(mesh, dense_mesh(field, 96))
-    assert len(lattice.keys) < 96**3 / 8
+    assert len(grid.evaluated.keys) < 96**3 / 8
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -224,44 +224,46 @@ def test_a_sign_that_jumps_is_found_by_the_logit():
         logit = 20 * torch.tanh(30 * sphere(x)) + torch.sin(9 * x[:, 0])
         return torch.sign(logit) * (sphere(x).abs() + 0.02), logit
 
-    lattice = SparseLattice(field, 96, CPU)
-    assert_same_mesh(lattice.mesh(), dense_mesh(lambda x: field(x)[0], 96))
-    assert len(lattice.keys) < 96**3 / 5
+    grid = SparseGrid(field, 96, CPU)
+    assert_same_mesh(grid.mesh(), dense_mesh(lambda x: field(x)[0], 96))
+    assert len(grid.evaluated.keys) < 96**3 / 5
 
 
 def test_surface_is_followed_into_blocks_that_were_left_out(monkeypatch):
-    found = SparseLattice.candidates
+    found = SparseGrid.candidates
 
     def few(self):
         blocks, bounds = found(self)
-        one = np.abs(sphere(self.points(self.key(blocks + 1))).numpy()).argmin()
+        one = np.abs(
+            sphere(self.evaluated.coordinates(self.evaluated.key(blocks + 1))).numpy()
+        ).argmin()
         return blocks[one : one + 1], bounds[one : one + 1]
 
-    monkeypatch.setattr(SparseLattice, "candidates", few)
+    monkeypatch.setattr(SparseGrid, "candidates", few)
     assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
 
 
 def test_bounds_that_were_too_narrow_are_widened(monkeypatch):
-    found = SparseLattice.candidates
+    found = SparseGrid.candidates
 
     def flat(self):
         blocks, bounds = found(self)
         return blocks, bounds / 100
 
-    monkeypatch.setattr(SparseLattice, "candidates", flat)
+    monkeypatch.setattr(SparseGrid, "candidates", flat)
     assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
 
 
 @pytest.mark.parametrize("start", [0, 7, 300])
 def test_what_one_block_hides_is_found_from_those_around_it(monkeypatch, start):
-    found = SparseLattice.candidates
+    found = SparseGrid.candidates
 
     def falsified(self):
         blocks, bounds = found(self)
         bounds[start::50] = 1e-6
         return blocks, bounds
 
-    monkeypatch.setattr(SparseLattice, "candidates", falsified)
+    monkeypatch.setattr(SparseGrid, "candidates", falsified)
     assert_same_mesh(sparse(sphere, 64).mesh(), dense_mesh(sphere, 64))
 
 
@@ -272,11 +274,13 @@ def test_no_point_is_evaluated_twice():
         seen.append(x.detach())
         return sphere(x), sphere(x)
 
-    lattice = SparseLattice(field, 144, CPU)
-    lattice.mesh()
+    grid = SparseGrid(field, 144, CPU)
+    grid.mesh()
     points = torch.cat(seen)
-    assert len(points.unique(dim=0)) == len(lattice.keys) == len(np.unique(lattice.keys))
-    assert len(points) <= len(lattice.keys) + 8  # middles of clipped blocks may coincide
+    assert (
+        len(points.unique(dim=0)) == len(grid.evaluated.keys) == len(np.unique(grid.evaluated.keys))
+    )
+    assert len(points) <= len(grid.evaluated.keys) + 8  # middles of clipped blocks may coincide
 
 
 @pytest.mark.parametrize(
@@ -285,8 +289,8 @@ def test_no_point_is_evaluated_twice():
 def test_a_trained_model_gives_the_same_mesh_either_way(method, mode, spheres, tmp_path):
     keys = {"method": method, "training_mode": mode, "num_epochs": 30, "code_steps": 100}
     curriculum = sphere_curriculum(spheres, tmp_path, **keys)
-    train(curriculum, CPU)
-    model, _ = load_model(tmp_path / "checkpoints" / "latest.pth")
+    train(curriculum, device=CPU)
+    model = load_model(tmp_path / "checkpoints" / "latest.pth")
     task = held_out_task(curriculum, read_split(curriculum["test_split"])[0], CPU)
     fields = model.adapt(task["context"])
     meshes = [mesh_field(model, fields, 48, CPU, dense) for dense in (False, True)]
@@ -295,7 +299,7 @@ def test_a_trained_model_gives_the_same_mesh_either_way(method, mode, spheres, t
 
 def test_the_command_meshes_either_way(spheres, tmp_path):
     arguments = ["tables_tiny", *sphere_arguments(spheres, tmp_path, num_epochs=30, resolution=40)]
-    train(sphere_curriculum(spheres, tmp_path, num_epochs=30), CPU)
+    train(sphere_curriculum(spheres, tmp_path, num_epochs=30), device=CPU)
     checkpoint = ("--checkpoint", tmp_path / "checkpoints" / "latest.pth")
     folder, files = tmp_path / "reconstructions", {}
     for more in ((), ("--dense",)):

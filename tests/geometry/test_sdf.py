@@ -6,8 +6,9 @@ import pytest
 import trimesh
 
 from metasdf.errors import InputError
-from metasdf.geometry.bodies import NoSolidError, find_body, sample_sdf
-from metasdf.geometry.mesh import normalise
+from metasdf.geometry.bodies import NoSolidError, find_body
+from metasdf.geometry.body_sampling import sample_sdf
+from metasdf.geometry.normalisation import normalise
 from metasdf.geometry.sampling import sample_points
 from metasdf.geometry.sdf import signed_distance
 

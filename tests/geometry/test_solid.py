@@ -11,13 +11,12 @@ from metasdf.geometry.bodies import (
     HALF_THICKNESS,
     NoSolidError,
     find_body,
-    sample_body_surface,
-    sample_sdf,
 )
-from metasdf.geometry.mesh import normalise
+from metasdf.geometry.body_sampling import sample_body_surface, sample_sdf
 from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.normalisation import normalise
 from metasdf.geometry.solids import VisibleSolid, WindingSolid
-from metasdf.preparation.scan import scan
+from metasdf.preparation.depth_camera import scan
 
 RADIUS = 1 / 1.03  # of a normalised ball
 

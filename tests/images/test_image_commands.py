@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -12,15 +13,16 @@ from PIL import Image
 from conftest import (
     ROOT,
     ends_with_one_line,
-    plane_arguments,
-    plane_curriculum,
+    image_arguments,
+    image_curriculum,
     run_here,
     run_script,
     sphere_arguments,
     sphere_curriculum,
     write_idx,
 )
-from metasdf.data.tasks import stack
+from metasdf.api import train
+from metasdf.data.tasks import collate
 from metasdf.images import evaluation as image_evaluation
 from metasdf.images.evaluation import (
     DEFINITIONS,
@@ -28,7 +30,7 @@ from metasdf.images.evaluation import (
     errors,
     evaluate,
     table,
-    write_plane_gallery,
+    write_image_gallery,
 )
 from metasdf.images.pictures import (
     colour_picture,
@@ -36,10 +38,9 @@ from metasdf.images.pictures import (
     shown_steps,
 )
 from metasdf.images.sources import load_digits
-from metasdf.images.tasks import PARTS, PlaneDataset, load_images
+from metasdf.images.tasks import PARTS, ImageDataset, load_images
 from metasdf.learning.checkpoints import load_checkpoint, save_checkpoint
 from metasdf.learning.models import build_model
-from metasdf.learning.training import train
 from metasdf.losses import psnr
 
 CPU = torch.device("cpu")
@@ -71,7 +72,7 @@ class Model:
 
 
 def test_errors_are_those_by_hand(tmp_path):
-    model = Model(plane_curriculum(tmp_path))
+    model = Model(image_curriculum(tmp_path))
     prediction = torch.tensor([[-0.1, -0.2, 0.3, 0.4], [0.1, 0.1, 0.1, 0.1]])[..., None]
     target = torch.tensor([[-0.1, 0.1, -0.1, 0.5], [0.2, 0.1, 0.1, 0.1]])[..., None]
     measured = errors(model, prediction, target, pixels=10)
@@ -83,7 +84,7 @@ def test_errors_are_those_by_hand(tmp_path):
 
 
 def test_a_composite_networks_distance_has_the_sign_of_its_logit(tmp_path):
-    model = Model(plane_curriculum(tmp_path, training_mode="multitask"))
+    model = Model(image_curriculum(tmp_path, training_mode="multitask"))
     prediction = torch.tensor([[[3.0, -0.2], [-2.0, 0.1]]])
     target = torch.tensor([[[0.2], [-0.1]]])
     measured = errors(model, prediction, target, pixels=64)
@@ -92,7 +93,7 @@ def test_a_composite_networks_distance_has_the_sign_of_its_logit(tmp_path):
 
 
 def test_photographs_are_measured_one_by_one(tmp_path):
-    model = Model(plane_curriculum(tmp_path, "cifar"))
+    model = Model(image_curriculum(tmp_path, "cifar"))
     prediction = torch.rand(3, 7, 3, generator=torch.Generator().manual_seed(0)) * 3 - 1.5
     target = torch.zeros(3, 7, 3)
     measured = errors(model, prediction, target, pixels=10)
@@ -103,7 +104,7 @@ def test_photographs_are_measured_one_by_one(tmp_path):
 
 
 def test_an_evaluations_rows_are_the_errors_at_pixels_outside_the_context(tmp_path):
-    curriculum = plane_curriculum(tmp_path, test_images=18)  # more than are fitted at once
+    curriculum = image_curriculum(tmp_path, test_images=18)  # more than are fitted at once
     model = build_model(curriculum).eval()
     result = evaluate(model, curriculum, CPU)
     assert list(result["parts"]) == list(PARTS)
@@ -115,7 +116,7 @@ def test_an_evaluations_rows_are_the_errors_at_pixels_outside_the_context(tmp_pa
 
     images, _ = load_images(curriculum, "double")
     whole = {**curriculum, "pixels": None, "images_per_epoch": None}
-    task = stack([PlaneDataset(images, whole, TEST).task(17, 0)])
+    task = collate([ImageDataset(images, whole, TEST).task(17, 0)])
     assert task["context"][0].shape == (1, 2048, 2)
     assert task["query"][0].shape == (1, 2048, 2)
     prediction = model.predict(task["query"][0], model.adapt(task["context"]))
@@ -138,7 +139,7 @@ def test_init_bias_moves_the_field_before_training(tmp_path):
     fields = []
     for bias in (None, -0.2, 0.3):
         torch.manual_seed(0)
-        model = build_model(plane_curriculum(tmp_path, network="siren", init_bias=bias))
+        model = build_model(image_curriculum(tmp_path, network="siren", init_bias=bias))
         fields.append(model.network(x).detach())
     _, low, high = fields
     torch.testing.assert_close(high - low, torch.full((1, 9, 1), 0.5))
@@ -150,14 +151,14 @@ def test_images_that_cannot_be_used_count_as_failed(tmp_path):
     digits = load_digits("embedded", "test", "nowhere")[:4].copy()
     digits[1] = 0
     write_idx(tmp_path / "t10k-images-idx3-ubyte", digits)
-    curriculum = plane_curriculum(tmp_path / "out", data_source=tmp_path)
+    curriculum = image_curriculum(tmp_path / "out", data_source=tmp_path)
     result = evaluate(build_model(curriculum), curriculum, CPU)
     assert (result["num_shapes"], result["num_failed"]) == (16, 2)  # test and rotated
     assert "14 of 16 images measured, 2 failed" in table(result)
 
 
 def test_all_of_a_few_steps_are_shown_and_the_ends_of_many(tmp_path):
-    model = build_model(plane_curriculum(tmp_path))
+    model = build_model(image_curriculum(tmp_path))
     assert shown_steps(model) == [0, 1, 2, 3]
     assert shown_steps(model, 10) == list(range(11))
     assert shown_steps(model, 11) == [0, 11]
@@ -194,7 +195,7 @@ def test_colours_are_shown_as_they_are_and_cut_off_at_the_ends():
 def test_digits_from_training_to_a_table(tmp_path):
     arguments = [
         "mnist",
-        *plane_arguments(tmp_path / "out", num_epochs=10, init_lr=5e-2, lr=3e-3, test_images=2),
+        *image_arguments(tmp_path / "out", num_epochs=10, init_lr=5e-2, lr=3e-3, test_images=2),
     ]
     trained = run_script("run_train.py", *arguments, cwd=tmp_path, experiments="2D")
     assert "trained 10 epochs, 40 steps" in trained.stdout
@@ -238,7 +239,7 @@ def test_the_data_folder_is_relative_to_where_the_user_stands(tmp_path, monkeypa
     digits = load_digits("embedded", "train", "nowhere")[:3] // 4  # too pale to be ink
     write_idx(tmp_path / "digits" / "train-images-idx3-ubyte.gz", digits)
     monkeypatch.chdir(tmp_path)
-    arguments = plane_arguments(tmp_path / "out", data_source="digits")
+    arguments = image_arguments(tmp_path / "out", data_source="digits")
     assert run_2d("run_train.py", "mnist", *arguments, monkeypatch=monkeypatch) == 2
     assert "digits: no digit has ink and background" in capsys.readouterr().err
 
@@ -249,7 +250,7 @@ def test_load_goes_on_to_the_same_weights_and_overwrite_starts_anew(tmp_path, mo
 
     def run(folder, *more, **keys):
         small = {"images_per_epoch": 8, "ScenesPerBatch": 4, "pixels": 64, **keys}
-        arguments = plane_arguments(tmp_path / folder, **small)
+        arguments = image_arguments(tmp_path / folder, **small)
         return run_2d("run_train.py", "mnist", *arguments, *more, monkeypatch=monkeypatch)
 
     assert run("whole", num_epochs=2) == 0
@@ -273,7 +274,7 @@ def test_photographs_gain_with_every_step(tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "smooth.npz", train_images=smooth[:36], test_images=smooth[36:])
     arguments = [
         "cifar",
-        *plane_arguments(
+        *image_arguments(
             tmp_path / "out",
             data_source=tmp_path / "smooth.npz",
             image_size=12,
@@ -310,7 +311,7 @@ def test_photographs_gain_with_every_step(tmp_path, monkeypatch, capsys):
 def test_an_auto_decoder_fits_as_the_curriculum_in_use_says(tmp_path, monkeypatch, capsys):
     keys = {"num_epochs": 1, "images_per_epoch": 4, "test_images": 2, "code_steps": 2}
     keys |= {"latent_features": 4}
-    arguments = ["digits_autodecoder_concat", *plane_arguments(tmp_path / "out", **keys)]
+    arguments = ["digits_autodecoder_concat", *image_arguments(tmp_path / "out", **keys)]
     assert run_2d("run_train.py", *arguments, monkeypatch=monkeypatch) == 0
     checkpoint = ("--checkpoint", tmp_path / "out" / "checkpoints" / "latest.pth")
 
@@ -328,7 +329,7 @@ def test_an_auto_decoder_fits_as_the_curriculum_in_use_says(tmp_path, monkeypatc
 
 def test_what_differs_from_training_is_told(tmp_path, monkeypatch, capsys):
     keys = {"num_epochs": 1, "images_per_epoch": 4, "test_images": 1, "distance": "exact"}
-    arguments = ["mnist", *plane_arguments(tmp_path / "out", **keys)]
+    arguments = ["mnist", *image_arguments(tmp_path / "out", **keys)]
     assert run_2d("run_train.py", *arguments, monkeypatch=monkeypatch) == 0
     checkpoint = ("--checkpoint", tmp_path / "out" / "checkpoints" / "latest.pth")
     assert run_2d("run_eval.py", *arguments, *checkpoint, monkeypatch=monkeypatch) == 0
@@ -350,7 +351,7 @@ def test_an_image_that_cannot_be_read_is_told_once_and_by_the_exit_code(
     for broken in ("03.png", "09.png"):  # to train on, to test on
         (folder / broken).write_text("no image")
     keys = {"data_source": folder, "image_size": 8, "pixels": 32, "num_epochs": 1}
-    arguments = ["cifar", *plane_arguments(tmp_path / "out", **keys)]
+    arguments = ["cifar", *image_arguments(tmp_path / "out", **keys)]
     assert run_2d("run_train.py", *arguments, monkeypatch=monkeypatch) == 1
     assert capsys.readouterr().err.count("left out: ") == 1
     checkpoint = ("--checkpoint", tmp_path / "out" / "checkpoints" / "latest.pth")
@@ -403,13 +404,13 @@ def test_help_is_there_and_scripts_stay_thin(script, monkeypatch, capsys):
 def test_checkpoints_of_2d_and_3d_are_not_taken_for_one_another(
     spheres, tmp_path, monkeypatch, capsys
 ):
-    plane, solid = tmp_path / "plane", tmp_path / "solid"
-    of_2d = save_untrained(plane_curriculum(plane), plane / "checkpoints" / "latest.pth")
+    flat, solid = tmp_path / "flat", tmp_path / "solid"
+    of_2d = save_untrained(image_curriculum(flat), flat / "checkpoints" / "latest.pth")
     curriculum = sphere_curriculum(spheres, solid)
     of_3d = save_untrained(curriculum, solid / "checkpoints" / "latest.pth")
     flat, deep = (
-        ["mnist", *plane_arguments(solid)],
-        ["tables_tiny", *sphere_arguments(spheres, plane)],
+        ["mnist", *image_arguments(solid)],
+        ["tables_tiny", *sphere_arguments(spheres, flat)],
     )
     for script, arguments, experiments in (
         ("run_eval.py", [*flat, "--checkpoint", of_3d], "2D"),
@@ -431,29 +432,29 @@ def test_checkpoints_of_2d_and_3d_are_not_taken_for_one_another(
 def test_a_model_of_photographs_is_not_measured_on_digits_or_contours(
     tmp_path, monkeypatch, capsys
 ):
-    curriculum = plane_curriculum(tmp_path, "cifar", image_size=8)
+    curriculum = image_curriculum(tmp_path, "cifar", image_size=8)
     checkpoint = ("--checkpoint", save_untrained(curriculum, tmp_path / "model.pth"))
-    arguments = plane_arguments(tmp_path)
+    arguments = image_arguments(tmp_path)
     options = {"monkeypatch": monkeypatch, "capsys": capsys, "experiments": "2D"}
     error = ends_with_one_line("run_eval.py", "mnist", *arguments, *checkpoint, **options)
     assert "was trained on photographs, not on digits" in error
-    levelset = plane_arguments(tmp_path, context_mode="levelset")
+    levelset = image_arguments(tmp_path, context_mode="levelset")
     error = ends_with_one_line("run_eval.py", "cifar", *levelset, *checkpoint, **options)
     assert "a photograph has no contour" in error
 
 
 def test_an_encoders_and_an_auto_decoders_fits_are_drawn_too(tmp_path):
     for method in ("cnn_concat", "autodecoder_hyper"):
-        curriculum = plane_curriculum(tmp_path, method=method, test_images=1)
+        curriculum = image_curriculum(tmp_path, method=method, test_images=1)
         parts = image_evaluation.test_parts(curriculum)
         model = build_model(curriculum, 2).eval()
-        write_plane_gallery(tmp_path / f"{method}.png", model, parts, CPU)
+        write_image_gallery(tmp_path / f"{method}.png", model, parts, CPU)
         with Image.open(tmp_path / f"{method}.png") as gallery:
             assert gallery.size == (3 * 320, 4 * 344)  # initialisation, fit, truth
 
 
 def test_training_writes_nothing_where_data_is_missing(tmp_path, monkeypatch, capsys):
-    arguments = plane_arguments(tmp_path / "out", data_source=tmp_path / "absent")
+    arguments = image_arguments(tmp_path / "out", data_source=tmp_path / "absent")
     error = ends_with_one_line(
         "run_train.py",
         "mnist",
@@ -466,6 +467,7 @@ def test_training_writes_nothing_where_data_is_missing(tmp_path, monkeypatch, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_training_reports_the_score_of_its_loss(tmp_path, capsys):
-    train(plane_curriculum(tmp_path, num_epochs=1, images_per_epoch=8), CPU)
-    assert "% misclassified" in capsys.readouterr().out
+def test_training_reports_the_score_of_its_loss(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "metasdf")
+    train(image_curriculum(tmp_path, num_epochs=1, images_per_epoch=8), device=CPU)
+    assert "% misclassified" in caplog.text

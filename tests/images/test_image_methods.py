@@ -1,4 +1,4 @@
-"""Every method in the plane: what it reads, that it learns, and which curriculums there are."""
+"""Every method on images: what it reads, that it learns, and which curriculums there are."""
 
 import math
 import runpy
@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, plane_curriculum
+from conftest import ROOT, image_curriculum
+from metasdf.api import train
 from metasdf.baselines import ConvolutionalEncoder
-from metasdf.commands.arguments import CommandLine
+from metasdf.commands.arguments import CurriculumCommandLine
 from metasdf.data.pixels import PixelFrame, pixel_frame
 from metasdf.errors import InputError
 from metasdf.images.sources import load_digits
-from metasdf.images.tasks import PlaneDataset, boundary, ink, load_images
+from metasdf.images.tasks import ImageDataset, boundary_segments, digit_masks, load_images
 from metasdf.learning.checkpoints import load_checkpoint, load_model
 from metasdf.learning.curriculum import KEYS, KEYS_2D, METHODS_2D, complete, load_curriculum
-from metasdf.learning.gradients import meta_loss
+from metasdf.learning.gradients import MetaGradients, meta_loss
 from metasdf.learning.loop import outer_step, validate
 from metasdf.learning.models import build_model
-from metasdf.learning.training import train
 
 CPU = torch.device("cpu")
 FILE = ROOT / "2D" / "curriculums.py"
@@ -47,7 +47,7 @@ def squares(corners, n=16, side=6):
 
 def contours(images):
     """All middles of the sides of shapes' boundaries, with value 0."""
-    middles = np.stack([boundary(image).mean(axis=1) for image in images])
+    middles = np.stack([boundary_segments(image).mean(axis=1) for image in images])
     x = torch.from_numpy(middles / images.shape[1] - 0.5).float()
     return x, torch.zeros(*x.shape[:2], 1)
 
@@ -81,8 +81,8 @@ def test_values_stand_at_their_pixels_and_unseen_pixels_are_zero(frame):
 def test_an_image_seen_whole_is_read_as_it_is(tmp_path):
     frame = pixel_frame(5, of_digit=False)
     images = np.random.default_rng(0).integers(0, 256, (1, 5, 5, 3), dtype=np.uint8)
-    curriculum = plane_curriculum(tmp_path, "cifar", pixels="none")
-    x, y = PlaneDataset(images, curriculum).task(0, 0)["context"]
+    curriculum = image_curriculum(tmp_path, "cifar", pixels="none")
+    x, y = ImageDataset(images, curriculum).task(0, 0)["context"]
     given = torch.from_numpy(x)[None], torch.from_numpy(y)[None]
     read = ConvolutionalEncoder(frame, 6, values=3).image(given)[0]
     colours = torch.from_numpy(images[0] / 127.5 - 1).permute(2, 0, 1).float()
@@ -117,7 +117,7 @@ def test_a_convolutional_code_can_be_learned_through():
 def test_every_method_trains_on_digits_and_its_checkpoint_gives_the_same_fields(
     method, mode, tmp_path
 ):
-    curriculum = plane_curriculum(
+    curriculum = image_curriculum(
         tmp_path,
         method=method,
         context_mode=mode,
@@ -126,12 +126,13 @@ def test_every_method_trains_on_digits_and_its_checkpoint_gives_the_same_fields(
         images_per_epoch=8,
         num_epochs=1,
     )
-    assert train(curriculum, CPU) == 0
+    assert train(curriculum, device=CPU).left_out == 0
     latest = tmp_path / "checkpoints" / "latest.pth"
-    model, saved = load_model(latest)
+    model = load_model(latest)
+    saved = model.curriculum
     assert saved == curriculum
     images, _ = load_images(curriculum, "test")
-    data = PlaneDataset(images[:2], curriculum)
+    data = ImageDataset(images[:2], curriculum)
     batch = data.batch(0, 0)
     fields = model.adapt(batch["context"])
     x = batch["query"][0]
@@ -139,23 +140,24 @@ def test_every_method_trains_on_digits_and_its_checkpoint_gives_the_same_fields(
     assert prediction.shape == (2, x.shape[1], 1)
     assert prediction.isfinite().all()
     assert not torch.allclose(prediction[0], model.predict(x[[1, 0]], fields)[1])
-    again = load_model(latest)[0]
+    again = load_model(latest)
     torch.testing.assert_close(again.predict(x, again.adapt(batch["context"])), prediction)
     assert not torch.allclose(model.predict(x, model.adapt(batch["context"], 0)), prediction)
 
 
 @pytest.mark.parametrize("mode", ["dense", "levelset"])
 def test_metasdf_learns_to_fit_digits(mode, tmp_path):
-    curriculum = plane_curriculum(tmp_path, context_mode=mode, init_lr=5e-2)
+    curriculum = image_curriculum(tmp_path, context_mode=mode, init_lr=5e-2)
     images, _ = load_images(curriculum, "train")
-    data = PlaneDataset(images[:16], {**curriculum, "images_per_epoch": None})
-    unseen = PlaneDataset(images[16:24], {**curriculum, "images_per_epoch": None}, 1)
+    data = ImageDataset(images[:16], {**curriculum, "images_per_epoch": None})
+    unseen = ImageDataset(images[16:24], {**curriculum, "images_per_epoch": None}, 1)
     model = build_model(curriculum)
     optimizer = torch.optim.Adam(model.parameter_groups(3e-3, 0))
     before, _ = validate(model, unseen, CPU)
     for epoch in range(15):
         for batch in data.batches(epoch):
-            loss, _ = outer_step(model, optimizer, batch, gradient_clip=0.5)
+            loss, _, is_finite = outer_step(MetaGradients(model), optimizer, batch, 0.5)
+            assert is_finite
             assert math.isfinite(loss)
     after, _ = validate(model, unseen, CPU)
     assert after < 0.3 * before
@@ -163,16 +165,17 @@ def test_metasdf_learns_to_fit_digits(mode, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS_2D)
 def test_every_method_takes_a_step_on_photographs(method, tmp_path):
-    curriculum = plane_curriculum(
+    curriculum = image_curriculum(
         tmp_path, "cifar", method=method, image_size=8, pixels=40, network="siren"
     )
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
-    data = PlaneDataset(images, curriculum)
+    data = ImageDataset(images, curriculum)
     model = build_model(curriculum, num_shapes=4)
     before = [p.clone() for p in model.parameters()]
     optimizer = torch.optim.Adam(model.parameter_groups(1e-3, 1e-3))
     batch = data.batch(0, 0)
-    loss, score = outer_step(model, optimizer, batch, gradient_clip=0.5)
+    loss, score, is_finite = outer_step(MetaGradients(model), optimizer, batch, 0.5)
+    assert is_finite
     assert math.isfinite(loss)
     assert math.isfinite(score)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
@@ -181,9 +184,9 @@ def test_every_method_takes_a_step_on_photographs(method, tmp_path):
 
 
 def test_the_composite_loss_fits_digits_too(tmp_path):
-    curriculum = plane_curriculum(tmp_path, training_mode="multitask")
-    shapes = ink(load_digits("embedded", "train", "nowhere")[:4])
-    batch = PlaneDataset(shapes, curriculum).batch(0, 0)
+    curriculum = image_curriculum(tmp_path, training_mode="multitask")
+    shapes = digit_masks(load_digits("embedded", "train", "nowhere")[:4])
+    batch = ImageDataset(shapes, curriculum).batch(0, 0)
     model = build_model(curriculum)
     loss, misclassified = meta_loss(model, batch)
     assert math.isfinite(loss.item())
@@ -196,10 +199,10 @@ def test_the_composite_loss_fits_digits_too(tmp_path):
 
 def test_an_auto_decoder_cannot_go_on_with_other_images(tmp_path):
     options = {"method": "autodecoder_concat", "images_per_epoch": 4, "ScenesPerBatch": 4}
-    train(plane_curriculum(tmp_path, train_images=8, num_epochs=1, **options), CPU)
-    fewer = plane_curriculum(tmp_path, train_images=6, num_epochs=2, **options)
+    train(image_curriculum(tmp_path, train_images=8, num_epochs=1, **options), device=CPU)
+    fewer = image_curriculum(tmp_path, train_images=6, num_epochs=2, **options)
     with pytest.raises(InputError, match="use the same data_source and train_images"):
-        train(fewer, CPU, load=True)
+        train(fewer, device=CPU, load=True)
 
 
 def test_images_of_another_size_cannot_go_on(tmp_path):
@@ -207,18 +210,18 @@ def test_images_of_another_size_cannot_go_on(tmp_path):
     photographs = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     np.savez(path, train_images=photographs)
     options = {"method": "cnn_concat", "data_source": path, "pixels": 20}
-    train(plane_curriculum(tmp_path, "cifar", image_size=8, num_epochs=1, **options), CPU)
-    larger = plane_curriculum(tmp_path, "cifar", image_size=40, **options)
+    train(image_curriculum(tmp_path, "cifar", image_size=8, num_epochs=1, **options), device=CPU)
+    larger = image_curriculum(tmp_path, "cifar", image_size=40, **options)
     with pytest.raises(InputError, match="trained with image_size = 8, not 40"):
-        train(larger, CPU, load=True)
+        train(larger, device=CPU, load=True)
 
 
 def test_resumed_training_ends_at_the_same_weights(tmp_path):
     options = {"pixels": 64, "images_per_epoch": 8, "ScenesPerBatch": 4}
-    whole, parts = (plane_curriculum(tmp_path / n, num_epochs=2, **options) for n in "ab")
-    train(whole, CPU)
-    train({**parts, "num_epochs": 1}, CPU)
-    train(parts, CPU, load=True)
+    whole, parts = (image_curriculum(tmp_path / n, num_epochs=2, **options) for n in "ab")
+    train(whole, device=CPU)
+    train({**parts, "num_epochs": 1}, device=CPU)
+    train(parts, device=CPU, load=True)
     a, b = (load_checkpoint(tmp_path / n / "checkpoints" / "latest.pth")["model"] for n in "ab")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -236,7 +239,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_curriculum_is_complete_and_describes_a_model(name):
-    curriculum = load_curriculum(FILE, name)
+    curriculum = load_curriculum(name)
     assert curriculum.keys() == KEYS_2D.keys()
     assert curriculum["output_dir"] == str(ROOT / "output" / "2D" / name)
     assert curriculum["cache"] == str(ROOT / "data")
@@ -249,7 +252,7 @@ def test_every_curriculum_is_complete_and_describes_a_model(name):
 
 
 def test_the_papers_experiments_have_its_values():
-    mnist = load_curriculum(FILE, "mnist")
+    mnist = load_curriculum("mnist")
     expected = {
         **{"network": "relu", "hidden_layers": 2, "hidden_features": 256, "num_meta_steps": 3},
         **{"lr_type": "global", "lr": 1e-4, "ScenesPerBatch": 16, "training_mode": "l2"},
@@ -257,10 +260,10 @@ def test_the_papers_experiments_have_its_values():
         **{"method": "metasdf", "first_order": False, "context_mode": "dense"},
     }
     assert {name: mnist[name] for name in expected} == expected
-    levelset = load_curriculum(FILE, "mnist_levelset")
+    levelset = load_curriculum("mnist_levelset")
     differs = {name for name in mnist if mnist[name] != levelset[name]}
     assert differs == {"context_mode", "output_dir"}
-    cifar = load_curriculum(FILE, "cifar_original")
+    cifar = load_curriculum("cifar_original")
     expected = {
         **{"network": "siren", "hidden_layers": 3, "hidden_features": 128, "w0": 30.0},
         **{"lr_type": "per_parameter", "init_lr": 1e-5, "lr": 5e-5, "ScenesPerBatch": 32},
@@ -296,23 +299,23 @@ def test_keys_of_the_other_experiments_are_refused_with_near_matches(
     ],
 )
 def test_options_of_the_other_experiments_are_refused_with_near_matches(keys, option, near):
-    parser = CommandLine()
+    parser = CurriculumCommandLine()
     parser.add_curriculum_keys(keys)
     with pytest.raises(InputError, match=f"unknown argument '{option}'.*{near}"):
         parser.parse([option, "5"])
 
 
 def test_photographs_have_no_contour(tmp_path):
-    curriculum = plane_curriculum(tmp_path, "cifar", image_size=4, context_mode="levelset")
+    curriculum = image_curriculum(tmp_path, "cifar", image_size=4, context_mode="levelset")
     with pytest.raises(InputError, match="a photograph has no contour"):
-        train(curriculum, CPU)
+        train(curriculum, device=CPU)
     assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("overrides", [{"training_mode": "multitask"}, {"clamp": 0.1}])
 def test_photographs_have_no_sign(overrides, tmp_path):
     with pytest.raises(InputError, match="photographs take l1 or l2, without clamp"):
-        build_model(plane_curriculum(tmp_path, "cifar", **overrides))
+        build_model(image_curriculum(tmp_path, "cifar", **overrides))
 
 
 @pytest.mark.parametrize(
@@ -325,6 +328,6 @@ def test_photographs_have_no_sign(overrides, tmp_path):
         ({"data": "meshes"}, "choose one of digits, photographs"),
     ],
 )
-def test_values_that_the_plane_knows_not_are_refused(overrides, message, tmp_path):
+def test_values_that_2d_does_not_know_are_refused(overrides, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        plane_curriculum(tmp_path, **overrides)
+        image_curriculum(tmp_path, **overrides)

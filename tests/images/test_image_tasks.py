@@ -6,16 +6,16 @@ import torch
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from conftest import plane_curriculum, write_idx
+from conftest import image_curriculum, write_idx
 from metasdf.data.pixels import pixel_frame, pixel_grid
 from metasdf.errors import InputError
 from metasdf.images.sources import load_digits
 from metasdf.images.tasks import (
     PARTS,
-    PlaneDataset,
-    boundary,
+    ImageDataset,
+    boundary_segments,
     compose,
-    ink,
+    digit_masks,
     load_images,
     signed_distance,
     split_images,
@@ -80,11 +80,11 @@ def distance_to_segments(points, ends):
 
 
 def digit_shapes(count=3):
-    return ink(load_digits("embedded", "test", "nowhere")[:count], 32)
+    return digit_masks(load_digits("embedded", "test", "nowhere")[:count], 32)
 
 
 def dataset(images, stream=0, **overrides):
-    return PlaneDataset(images, {**CURRICULUM, **overrides}, stream)
+    return ImageDataset(images, {**CURRICULUM, **overrides}, stream)
 
 
 def pixels_at(x, frame):
@@ -121,8 +121,8 @@ def test_inside_and_outside_exchanged_gives_the_negative(name, convention):
 
 def test_the_boundary_is_every_side_between_unlike_pixels_once():
     for inside in MASKS.values():
-        ours = {tuple(map(tuple, ends)) for ends in boundary(inside)}
-        assert len(ours) == len(boundary(inside))
+        ours = {tuple(map(tuple, ends)) for ends in boundary_segments(inside)}
+        assert len(ours) == len(boundary_segments(inside))
         assert ours == {tuple(map(tuple, ends)) for ends in sides(inside)}
 
 
@@ -159,7 +159,7 @@ def test_an_image_without_boundary_is_refused(everywhere, convention):
 @pytest.mark.parametrize("pixels", [28, 64, 90])
 def test_ink_is_where_a_digit_enlarged_between_its_pixels_is_half_dark(pixels):
     digits = load_digits("embedded", "test", "nowhere")[:20]
-    inside = ink(digits, pixels)
+    inside = digit_masks(digits, pixels)
     assert inside.dtype == bool
     assert inside.shape == (20, pixels, pixels)
     for digit, mask in zip(digits, inside, strict=True):
@@ -171,8 +171,8 @@ def test_ink_is_where_a_digit_enlarged_between_its_pixels_is_half_dark(pixels):
 
 def test_ink_of_many_digits_is_that_of_each():
     digits = np.tile(load_digits("embedded", "test", "nowhere")[:7], (150, 1, 1))
-    inside = ink(digits, 32)
-    assert np.array_equal(inside[700:707], ink(digits[:7], 32))
+    inside = digit_masks(digits, 32)
+    assert np.array_equal(inside[700:707], digit_masks(digits[:7], 32))
     assert np.array_equal(inside[-1], inside[6])
 
 
@@ -208,7 +208,7 @@ def test_contour_points_lie_on_the_boundary():
 @pytest.mark.parametrize("rounds", [0.5, 1, 3, 3.5])
 def test_contour_points_fall_on_each_side_as_often(rounds):
     data = dataset(digit_shapes(1))
-    ends = boundary(data.images[0])
+    ends = boundary_segments(data.images[0])
     count = round(rounds * len(ends))
     x = data.contour(0, count, np.random.default_rng(0))
     assert x.shape == (count, 2)
@@ -382,47 +382,47 @@ def test_double_and_triple_digits_hold_a_digit_and_the_next_ones_half_as_large()
     np.testing.assert_allclose(area(triple), area(digits) + area(following) + area(second))
     assert np.array_equal(double[:, 14:42, :28], digits)
     assert np.array_equal(double[:, 14:42, 28:], following)
-    share = ink(digits).mean(axis=(1, 2))
+    share = digit_masks(digits).mean(axis=(1, 2))
     expected = (share + np.roll(share, -1)) / 4
-    assert np.abs(ink(double).mean(axis=(1, 2)) / expected - 1).max() < 0.15
+    assert np.abs(digit_masks(double).mean(axis=(1, 2)) / expected - 1).max() < 0.15
     expected += np.roll(share, -2) / 4
-    assert np.abs(ink(triple).mean(axis=(1, 2)) / expected - 1).max() < 0.15
+    assert np.abs(digit_masks(triple).mean(axis=(1, 2)) / expected - 1).max() < 0.15
 
 
 # What a curriculum loads
 
 
-def test_digits_without_ink_are_left_out_reported_and_counted(tmp_path, capsys):
+def test_digits_without_ink_are_left_out_reported_and_counted(tmp_path, caplog):
     digits = load_digits("embedded", "train", "nowhere")[:6].copy()
     digits[2], digits[4] = 0, 255
     write_idx(tmp_path / "train-images-idx3-ubyte", digits)
-    curriculum = plane_curriculum(tmp_path / "out", data_source=tmp_path)
+    curriculum = image_curriculum(tmp_path / "out", data_source=tmp_path)
     images, left_out = load_images(curriculum, "train")
     assert left_out == 2
-    assert np.array_equal(images, ink(digits[[0, 1, 3, 5]]))
-    error = capsys.readouterr().err.splitlines()
+    assert np.array_equal(images, digit_masks(digits[[0, 1, 3, 5]]))
+    error = caplog.messages
     assert [line.split(":")[1].strip() for line in error] == ["digit 2 (train)", "digit 4 (train)"]
 
 
 def test_a_source_without_any_ink_is_an_input_error(tmp_path):
     write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((3, 28, 28), np.uint8))
-    curriculum = plane_curriculum(tmp_path / "out", data_source=tmp_path)
+    curriculum = image_curriculum(tmp_path / "out", data_source=tmp_path)
     with pytest.raises(InputError, match="no digit has ink"):
         load_images(curriculum, "train")
 
 
 def test_every_part_has_as_many_images_as_the_curriculum_says(tmp_path):
-    curriculum = plane_curriculum(tmp_path)
+    curriculum = image_curriculum(tmp_path)
     for part in PARTS:
         images, left_out = load_images(curriculum, part)
         assert images.shape == (8, 64, 64)
         assert left_out == 0
-    photographs = plane_curriculum(tmp_path, "cifar", image_size=8)
+    photographs = image_curriculum(tmp_path, "cifar", image_size=8)
     assert load_images(photographs, "test")[0].shape == (8, 8, 8, 3)
 
 
 def test_the_last_images_are_to_validate_on_the_first_to_train_on(tmp_path):
-    curriculum = plane_curriculum(tmp_path, train_images=5, val_images=3)
+    curriculum = image_curriculum(tmp_path, train_images=5, val_images=3)
     training, validation = split_images(curriculum, np.arange(10))
     assert training.tolist() == [0, 1, 2, 3, 4]
     assert validation.tolist() == [7, 8, 9]

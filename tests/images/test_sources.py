@@ -2,7 +2,10 @@
 
 import gzip
 import io
+import socket
 import tarfile
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 from conftest import shared, write_idx
 from metasdf.errors import InputError
 from metasdf.images import sources
+from metasdf.images.download import check_reachable, download, first_hop
 from metasdf.images.sources import load_digits, load_photographs, read_idx, read_image
 
 TRAIN, TEST = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
@@ -22,7 +26,7 @@ def no_internet(monkeypatch):
     def refuse(url, md5, folder):
         raise InputError(f"{url}: cannot be downloaded (no internet)")
 
-    monkeypatch.setattr(sources, "_download", refuse)
+    monkeypatch.setattr(sources, "download", refuse)
 
 
 def noise(count, size, seed=0):
@@ -117,21 +121,21 @@ def test_embedded_digits_to_train_on_and_to_test_on_are_apart():
 
 
 @pytest.mark.usefixtures("no_internet")
-def test_auto_falls_back_to_embedded_digits_and_says_so(tmp_path, capsys):
+def test_auto_falls_back_to_embedded_digits_and_says_so(tmp_path, caplog):
     digits = load_digits("auto", "test", tmp_path)
     assert np.array_equal(digits, load_digits("embedded", "test", tmp_path))
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "cannot be downloaded" in error
-    assert "using the digits of scikit-learn instead" in error
+    (message,) = caplog.messages
+    assert "\n" not in message
+    assert "cannot be downloaded" in message
+    assert "using the digits of scikit-learn instead" in message
 
 
 @pytest.mark.usefixtures("no_internet")
-def test_auto_takes_what_is_in_the_cache(tmp_path, capsys):
+def test_auto_takes_what_is_in_the_cache(tmp_path, caplog):
     write_idx(tmp_path / "mnist" / f"{TEST}.gz", DIGITS)
     write_idx(tmp_path / "mnist" / TRAIN, DIGITS[:2])
     assert np.array_equal(load_digits("auto", "test", tmp_path), DIGITS)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 @pytest.mark.usefixtures("no_internet")
@@ -147,7 +151,7 @@ def test_auto_takes_what_it_downloads(tmp_path, monkeypatch):
         write_idx(folder / url.rsplit("/", 1)[1], DIGITS)
         return folder / url.rsplit("/", 1)[1]
 
-    monkeypatch.setattr(sources, "_download", fetch)
+    monkeypatch.setattr(sources, "download", fetch)
     assert np.array_equal(load_digits("auto", "train", tmp_path), DIGITS)
 
 
@@ -156,10 +160,106 @@ def test_a_download_that_fails_is_an_input_error_of_one_line(error, tmp_path, mo
     def fail(*arguments, **options):
         raise error
 
+    monkeypatch.setattr("metasdf.images.download.check_reachable", lambda url: None)
     monkeypatch.setattr("pooch.retrieve", fail)
     with pytest.raises(InputError, match="cannot be downloaded") as caught:
-        sources._download("https://nowhere.invalid/a.gz", "0" * 32, tmp_path)
+        download("https://nowhere.invalid/a.gz", "0" * 32, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+# Whether there is internet
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    """The environment names no proxies; the test may add some."""
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
+
+
+@pytest.fixture
+def released():
+    """An event that threads may hang on until the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("hanging", ["getaddrinfo", "create_connection"])
+def test_a_host_that_never_answers_is_given_up_after_seconds(
+    hanging, released, tmp_path, monkeypatch, caplog
+):
+    def hang(*arguments, **options):
+        released.wait()
+        raise OSError
+
+    monkeypatch.setattr(socket, hanging, hang)
+    monkeypatch.setattr("metasdf.images.download.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("pooch.retrieve", lambda *arguments, **options: pytest.fail("called"))
+    start = time.perf_counter()
+    digits = load_digits("auto", "test", tmp_path)
+    photographs, _ = load_photographs("auto", "test", tmp_path, 8)
+    assert time.perf_counter() - start < 10
+    assert len(digits) == 297
+    assert len(photographs) == 200
+    assert [m.split(":")[0] for m in caplog.messages] == ["MNIST", "CIFAR-10"]
+    assert caplog.text.count("cannot be downloaded (no connection within 0.2 s)") == 2
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_a_host_without_address_or_that_refuses_is_unreachable(monkeypatch, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(OSError, match="refused"):
+        check_reachable(f"http://127.0.0.1:{port}/file")
+
+    def unknown(*arguments, **options):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(InputError, match=r"cannot be downloaded \(.*Name or service not known\)"):
+        download("https://nowhere.invalid/a.gz", "0" * 32, tmp_path)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_a_host_or_proxy_that_listens_is_reachable(monkeypatch):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        check_reachable(f"http://127.0.0.1:{port}/file")
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        check_reachable("https://nowhere.invalid/file")
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ("data.example", 443)),
+        ({"https_proxy": "http://proxy.example:3128"}, ("proxy.example", 3128)),
+        ({"https_proxy": "user:word@proxy.example:3128"}, ("proxy.example", 3128)),
+        ({"HTTPS_PROXY": "http://proxy.example"}, ("proxy.example", 80)),
+        ({"all_proxy": "socks5://proxy.example"}, ("proxy.example", 1080)),
+        ({"http_proxy": "http://proxy.example:3128"}, ("data.example", 443)),
+        ({"https_proxy": "http://proxy.example", "no_proxy": ".example"}, ("data.example", 443)),
+    ],
+)
+def test_a_request_goes_to_the_proxy_where_there_is_one(variables, expected, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert first_hop("https://data.example/images/file.gz") == expected
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("proxy", ["http://proxy.example:port", "http://"])
+def test_a_proxy_that_is_no_address_is_an_input_error(proxy, tmp_path, monkeypatch):
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        download("https://data.example/a.gz", "0" * 32, tmp_path)
 
 
 # Photographs
@@ -255,7 +355,7 @@ def test_of_few_images_the_last_is_to_test_on(count, tmp_path):
     assert len(train) == count - 1
 
 
-def test_an_image_that_cannot_be_read_is_reported_and_counted(tmp_path, capsys):
+def test_an_image_that_cannot_be_read_is_reported_and_counted(tmp_path, caplog):
     for number in range(4):
         write_plain(tmp_path / f"{number}.png", number)
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
@@ -263,7 +363,7 @@ def test_an_image_that_cannot_be_read_is_reported_and_counted(tmp_path, capsys):
     train, left_out = load_photographs(str(tmp_path), "train", "nowhere", 4)
     assert train[:, 0, 0, 0].tolist() == [0, 2]
     assert left_out == 2
-    error = capsys.readouterr().err.splitlines()
+    error = caplog.messages
     assert [line.startswith("left out: ") for line in error] == [True, True]
     assert "1.png" in error[0]
     assert "2.jpg" in error[1]
@@ -331,7 +431,7 @@ BATCHES = {
 
 
 @pytest.mark.usefixtures("no_internet")
-def test_auto_reads_cifar_from_the_cache(tmp_path, capsys):
+def test_auto_reads_cifar_from_the_cache(tmp_path, caplog):
     cifar_archive(tmp_path, BATCHES)
     train, left_out = load_photographs("auto", "train", tmp_path, 32)
     first, second = BATCHES["data_batch_1.bin"], BATCHES["data_batch_2.bin"]
@@ -340,7 +440,7 @@ def test_auto_reads_cifar_from_the_cache(tmp_path, capsys):
     assert np.array_equal(test, BATCHES["test_batch.bin"])
     assert left_out == 0
     assert load_photographs("auto", "test", tmp_path, 16)[0].shape == (4, 16, 16, 3)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 @pytest.mark.usefixtures("no_internet")
@@ -364,10 +464,10 @@ def test_a_damaged_archive_of_cifar_is_named(batches, message, tmp_path):
 
 
 @pytest.mark.usefixtures("no_internet")
-def test_auto_falls_back_to_embedded_photographs_and_says_so(tmp_path, capsys):
+def test_auto_falls_back_to_embedded_photographs_and_says_so(tmp_path, caplog):
     test, _ = load_photographs("auto", "test", tmp_path, 8)
     assert test.shape == (200, 8, 8, 3)
-    assert "cannot be downloaded (no internet); using photographs" in capsys.readouterr().err
+    assert "cannot be downloaded (no internet); using photographs" in caplog.text
 
 
 def test_real_photographs_of_cifar_are_read():

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from metasdf.commands.arguments import CommandLine
+from metasdf.commands.arguments import CurriculumCommandLine
 from metasdf.errors import InputError
 from metasdf.learning.curriculum import KEYS, load_curriculum
 
@@ -130,7 +130,7 @@ def written(folder, text=None, name="small", **values):
 
 
 def command_line(*arguments):
-    parser = CommandLine(prog="train")
+    parser = CurriculumCommandLine(prog="train")
     parser.add_argument("curriculum")
     parser.add_curriculum_keys()
     return parser.overrides(parser.parse(["planes_relu", *arguments]))
@@ -138,7 +138,7 @@ def command_line(*arguments):
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_original_curriculums_have_their_original_values(name):
-    curriculum = load_curriculum(FILE, name)
+    curriculum = load_curriculum(name)
     expected = {**ALL, **ORIGINALS[name]}
     assert {key: curriculum[key] for key in expected} == expected
     category = name.split("_")[0]
@@ -148,24 +148,24 @@ def test_the_original_curriculums_have_their_original_values(name):
 
 
 def test_no_two_curriculums_write_into_the_same_folder():
-    names = [*ORIGINALS, *COMPARED, "compare_metasdf", "tables_tiny", "planes8"]
+    names = [*ORIGINALS, *COMPARED, "compare_metasdf", "tables_tiny", "tables_levelset", "planes8"]
     for key in ("output_dir", "reconstruction_output_dir"):
-        assert len({load_curriculum(FILE, name)[key] for name in names}) == len(names)
+        assert len({load_curriculum(name)[key] for name in names}) == len(names)
 
 
 @pytest.mark.parametrize("name", COMPARED)
 def test_methods_are_compared_on_the_same_shapes(name):
-    curriculum = load_curriculum(FILE, name)
+    curriculum = load_curriculum(name)
     assert name.endswith(curriculum["method"])
     data = name.removesuffix("_" + curriculum["method"])
-    metasdf = load_curriculum(FILE, {"planes": "planes_relu", "compare": "compare_metasdf"}[data])
+    metasdf = load_curriculum({"planes": "planes_relu", "compare": "compare_metasdf"}[data])
     assert metasdf["method"] == "metasdf"
     for key in ("data_source", "train_split", "val_split", "test_split", "hidden_features"):
         assert curriculum[key] == metasdf[key]
 
 
 def test_the_auto_decoder_has_the_published_values_of_deepsdf():
-    curriculum = load_curriculum(FILE, "planes_autodecoder")
+    curriculum = load_curriculum("planes_autodecoder")
     published = {
         "hidden_layers": 7,  # eight of 512
         "hidden_features": 512,
@@ -185,7 +185,7 @@ def test_the_auto_decoder_has_the_published_values_of_deepsdf():
 
 
 def test_the_demo_is_a_small_curriculum():
-    tiny = load_curriculum(FILE, "tables_tiny")
+    tiny = load_curriculum("tables_tiny")
     assert tiny["hidden_features"] <= 128
     assert tiny["num_epochs"] <= 100
 
@@ -198,18 +198,19 @@ module = importlib.util.module_from_spec(spec)
 before = set(sys.modules)
 spec.loader.exec_module(module)
 print(json.dumps({{"new": sorted(set(sys.modules) - before), "values": [
-    value for name, value in vars(module).items() if name[0] != "_"]}}))
+    value for name, value in vars(module).items() if name[0] != "_"], "names": [
+    name for name in vars(module) if name[0] != "_"]}}))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr  # json.dumps refuses all but plain values
     loaded = json.loads(result.stdout)
     assert loaded["new"] == []
-    assert len(loaded["values"]) == len(ORIGINALS) + len(COMPARED) + 7
+    assert {*ORIGINALS, *COMPARED, "tables_tiny"} <= set(loaded["names"])
     assert all(isinstance(value, dict) for value in loaded["values"])
 
 
 def test_defaults_fill_in_what_a_curriculum_leaves_out(tmp_path):
-    curriculum = load_curriculum(written(tmp_path, lr=1), "small")
+    curriculum = load_curriculum("small", file=written(tmp_path, lr=1))
     assert list(curriculum) == list(KEYS)
     assert curriculum["lr"] == 1.0
     assert isinstance(curriculum["lr"], float)
@@ -220,7 +221,7 @@ def test_defaults_fill_in_what_a_curriculum_leaves_out(tmp_path):
 
 def test_every_key_has_a_value_that_differs_here():
     assert OTHER.keys() == KEYS.keys()
-    originals = [load_curriculum(FILE, name) for name in ORIGINALS]
+    originals = [load_curriculum(name) for name in ORIGINALS]
     assert all(c[key] != value for key, value in OTHER.items() for c in originals)
 
 
@@ -228,8 +229,8 @@ def test_every_key_has_a_value_that_differs_here():
 def test_every_key_can_be_overridden_on_the_command_line(key):
     overrides = command_line(f"--{key}", str(OTHER[key]))
     assert overrides == {key: OTHER[key]}
-    changed = load_curriculum(FILE, "planes_relu", overrides)
-    assert changed == {**load_curriculum(FILE, "planes_relu"), key: OTHER[key]}
+    changed = load_curriculum("planes_relu", overrides)
+    assert changed == {**load_curriculum("planes_relu"), key: OTHER[key]}
     assert type(changed[key]) is KEYS[key].type
 
 
@@ -269,10 +270,10 @@ def test_a_value_of_the_wrong_kind_is_an_error_that_names_place_and_key(
 ):
     text = f"nan, inf = float('nan'), float('inf')\nsmall = { ({**PATHS, key: value})!r}\n"
     with pytest.raises(InputError, match=message) as error:
-        load_curriculum(written(tmp_path, text), "small")
+        load_curriculum("small", file=written(tmp_path, text))
     assert str(error.value).startswith(f"mine.py, small: {key}: ")
     with pytest.raises(InputError, match=rf"command line: {key}: "):
-        load_curriculum(written(tmp_path), "small", {key: value})
+        load_curriculum("small", {key: value}, file=written(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_a_text_that_is_no_such_value_is_quoted_in_the_error(key, text):
 def test_a_missing_key_is_named_with_its_meaning(tmp_path):
     file = written(tmp_path, "small = {'data_source': 'x'}")
     with pytest.raises(InputError, match=r"small: key 'train_split' is missing \(split file of"):
-        load_curriculum(file, "small")
+        load_curriculum("small", file=file)
 
 
 @pytest.mark.parametrize(
@@ -299,11 +300,11 @@ def test_a_missing_key_is_named_with_its_meaning(tmp_path):
 )
 def test_a_misspelt_key_is_an_error_that_names_near_matches(tmp_path, misspelt, meant):
     with pytest.raises(InputError, match=f"unknown key '{misspelt}'; did you mean .*{meant}"):
-        load_curriculum(written(tmp_path, **{misspelt: 1}), "small")
+        load_curriculum("small", file=written(tmp_path, **{misspelt: 1}))
     with pytest.raises(InputError, match=f"unknown argument '--{misspelt}'; did you .*--{meant}"):
         command_line(f"--{misspelt}", "1")
     with pytest.raises(InputError, match=f"'{misspelt}'.*{meant}"):
-        load_curriculum(written(tmp_path), "small", {misspelt: 1})
+        load_curriculum("small", {misspelt: 1}, file=written(tmp_path))
 
 
 def test_an_abbreviated_key_is_not_guessed():
@@ -313,11 +314,11 @@ def test_an_abbreviated_key_is_not_guessed():
 
 def test_a_misspelt_curriculum_is_an_error_that_names_near_matches():
     with pytest.raises(InputError, match=r"curriculums\.py: no curriculum 'plane_relu'.*planes_re"):
-        load_curriculum(FILE, "plane_relu")
+        load_curriculum("plane_relu")
     with pytest.raises(InputError, match=r"no curriculum 'xyz'; known: benches_debug, .*tables_pe"):
-        load_curriculum(FILE, "xyz")
+        load_curriculum("xyz")
     with pytest.raises(InputError, match="no curriculum '_RELU'"):
-        load_curriculum(FILE, "_RELU")
+        load_curriculum("_RELU")
 
 
 def test_relative_paths_start_at_the_file_and_overrides_at_the_working_directory(
@@ -326,7 +327,7 @@ def test_relative_paths_start_at_the_file_and_overrides_at_the_working_directory
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     written(tmp_path, data_source="../data", train_split="/far/away.json")
-    curriculum = load_curriculum("../mine.py", "small", {"output_dir": "out/x"})
+    curriculum = load_curriculum("small", {"output_dir": "out/x"}, file="../mine.py")
     assert curriculum["data_source"] == str(tmp_path.parent / "data")
     assert curriculum["train_split"] == "/far/away.json"
     assert curriculum["test_split"] == str(tmp_path / "there/test_split")
@@ -338,12 +339,12 @@ def test_relative_paths_start_at_the_file_and_overrides_at_the_working_directory
 )
 def test_a_curriculums_file_that_does_not_run_is_an_input_error(tmp_path, text):
     with pytest.raises(InputError, match=r"mine\.py: cannot be loaded"):
-        load_curriculum(written(tmp_path, text), "small")
+        load_curriculum("small", file=written(tmp_path, text))
 
 
 def test_a_missing_curriculums_file_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"none\.py: cannot be loaded"):
-        load_curriculum(tmp_path / "none.py", "small")
+        load_curriculum("small", file=tmp_path / "none.py")
 
 
 def test_a_stray_word_is_named_without_a_list_of_options():

@@ -3,18 +3,19 @@
 import pytest
 import torch
 
-from conftest import ROOT, sphere_curriculum
-from metasdf.data.tasks import stack
+from conftest import sphere_curriculum
+from metasdf.api import train, training_tasks
+from metasdf.data.tasks import collate
 from metasdf.errors import InputError
 from metasdf.learning.checkpoints import load_checkpoint
 from metasdf.learning.curriculum import load_curriculum
 from metasdf.learning.gradients import MetaGradients, computed_in
-from metasdf.learning.loop import losses
+from metasdf.learning.loop import accumulate
 from metasdf.learning.models import build_model
-from metasdf.learning.training import task_data, train
 
 CPU = torch.device("cpu")
 METHODS = ("metasdf", "set_concat", "set_hyper")
+COMPILED = ("float32", True)  # precision, and whether the step is compiled
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,8 +36,8 @@ def curriculum(spheres, **keys):
 
 
 def a_batch(spheres, tasks=2):
-    data, _, _, _ = task_data(curriculum(spheres))
-    return stack([data.task(index, 0) for index in range(tasks)])
+    data = training_tasks(curriculum(spheres)).train
+    return collate([data.task(index, 0) for index in range(tasks)])
 
 
 def gradients_of(spheres, how, batch, scenes=None, **keys):
@@ -46,10 +47,10 @@ def gradients_of(spheres, how, batch, scenes=None, **keys):
 def gradients_for(options, how, batch, scenes=None):
     torch.manual_seed(0)
     model = build_model(options).train()
-    loss, score = losses(model, batch, scenes, how)
+    loss, score = accumulate(MetaGradients(model, *how), batch, scenes)
     zero = torch.zeros(())
     of_weights = [zero if p.grad is None else p.grad for p in model.parameters()]
-    return loss, score, of_weights
+    return loss.item(), score.item(), of_weights
 
 
 def assert_alike(one, other, tolerance):
@@ -62,8 +63,8 @@ def assert_alike(one, other, tolerance):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_compiled_step_has_the_same_gradients(method, spheres, batch):
-    plain = gradients_of(spheres, MetaGradients(), batch, method=method)
-    compiled = gradients_of(spheres, MetaGradients(compiled=True), batch, method=method)
+    plain = gradients_of(spheres, (), batch, method=method)
+    compiled = gradients_of(spheres, COMPILED, batch, method=method)
     assert_alike(plain, compiled, 1e-5)
 
 
@@ -79,36 +80,43 @@ def test_a_compiled_step_of_digits_has_the_same_gradients(method, tmp_path):
         "num_meta_steps": 2,
         "output_dir": str(tmp_path),
     }
-    options = load_curriculum(ROOT / "2D" / "curriculums.py", method, keys)
-    data, _, _, _ = task_data(options)
-    plain, compiled = (
-        gradients_for(options, MetaGradients(compiled=how), data.batch(0, 0))
-        for how in (False, True)
-    )
+    options = load_curriculum(method, keys)
+    data = training_tasks(options).train
+    plain, compiled = (gradients_for(options, how, data.batch(0, 0)) for how in ((), COMPILED))
     assert_alike(plain, compiled, 1e-5)
 
 
-def test_a_compiled_step_is_of_the_weights_and_batches_there_are(spheres):
-    """Not of those it was compiled with; parts add up, and other shapes take the usual way."""
-    how = MetaGradients(compiled=True)
+def test_a_compiled_step_follows_weights_and_batches(spheres):
+    """Not those it was compiled with; micro-batches add up, other shapes are computed as usual."""
+    torch.manual_seed(0)
+    model = build_model(curriculum(spheres)).train()
+    compiled, plain = MetaGradients(model, compiled=True), MetaGradients(model)
     for tasks, seed, scenes in ((2, 0, None), (2, 1, None), (4, 2, 2), (3, 3, 2)):
-        data, _, _, _ = task_data(curriculum(spheres, seed=seed))
-        batch = stack([data.task(index % data.length, 0) for index in range(tasks)])
-        torch.manual_seed(seed)
-        model = build_model(curriculum(spheres)).train()
-        found = losses(model, batch, scenes, how)
-        grads = [p.grad for p in model.parameters()]
-        model.zero_grad()
-        expected = losses(model, batch, None, MetaGradients())
-        assert found == pytest.approx(expected, rel=1e-5)
-        for a, p in zip(grads, model.parameters(), strict=True):
-            assert (a - p.grad).abs().max() <= 1e-5
+        data = training_tasks(curriculum(spheres, seed=seed)).train
+        batch = collate([data.task(index % data.length, 0) for index in range(tasks)])
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 1e-3 * torch.randn_like(p)
+        results = []
+        for gradients, parts in ((compiled, scenes), (plain, None)):
+            model.zero_grad()
+            loss, score = accumulate(gradients, batch, parts)
+            results.append((loss.item(), score.item(), [p.grad for p in model.parameters()]))
+        assert_alike(*results, 1e-5)
+
+
+def test_a_compiled_step_belongs_to_its_model(spheres, batch):
+    """Two models of different sizes each have the program and the gradients of their own."""
+    for width in (8, 16):
+        keys = {"hidden_features": width}
+        compiled = gradients_of(spheres, COMPILED, batch, **keys)
+        assert_alike(gradients_of(spheres, (), batch, **keys), compiled, 1e-5)
 
 
 @pytest.mark.parametrize("keys", [{}, {"recompute_steps": True}, {"method": "set_concat"}])
 def test_bfloat16_is_near_and_is_used(keys, spheres, batch):
-    exact = gradients_of(spheres, MetaGradients(), batch, **keys)
-    rounded = gradients_of(spheres, MetaGradients("bfloat16"), batch, **keys)
+    exact = gradients_of(spheres, (), batch, **keys)
+    rounded = gradients_of(spheres, ("bfloat16",), batch, **keys)
     assert exact[0] != rounded[0]
     assert all(g.dtype == torch.float32 for g in rounded[2])
     assert_alike(exact, rounded, 0.1)
@@ -117,7 +125,7 @@ def test_bfloat16_is_near_and_is_used(keys, spheres, batch):
 
 
 def test_recomputed_inner_steps_are_rounded_as_the_first_time(spheres, batch):
-    how = MetaGradients("bfloat16")
+    how = ("bfloat16",)
     kept = gradients_of(spheres, how, batch)
     again = gradients_of(spheres, how, batch, recompute_steps=True)
     assert_alike(kept, again, 1e-5)
@@ -140,7 +148,7 @@ def test_training_takes_the_keys(keys, spheres, tmp_path):
     weights = []
     for folder, chosen in (("plain", {}), ("chosen", keys)):
         options = sphere_curriculum(spheres, tmp_path / folder, num_epochs=2, **chosen)
-        train(options, CPU)
+        train(options, device="cpu")
         state = load_checkpoint(tmp_path / folder / "checkpoints" / "latest.pth")
         weights.append(torch.cat([t.flatten() for t in state["model"].values()]))
     assert not torch.equal(*weights)
@@ -162,7 +170,7 @@ def test_a_python_that_cannot_compile_is_told(spheres, batch, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", refused)
     with pytest.raises(InputError, match=r"^compile: .*\(not supported\); train without$"):
-        gradients_of(spheres, MetaGradients(compiled=True), batch)
+        gradients_of(spheres, COMPILED, batch)
 
 
 def test_a_compiler_that_does_not_work_is_told(spheres, batch, monkeypatch):
@@ -174,4 +182,4 @@ def test_a_compiler_that_does_not_work_is_told(spheres, batch, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(InputError, match=r"^compile: .*\(no compiler found\); train without$"):
-        gradients_of(spheres, MetaGradients(compiled=True), batch)
+        gradients_of(spheres, COMPILED, batch)

@@ -12,17 +12,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from conftest import ROOT, sphere_arguments
 from conftest import sphere_curriculum as curriculum
-from metasdf.data.tasks import SDFDataset, stack
+from metasdf.data.tasks import SDFDataset, collate
 from metasdf.errors import InputError
 from metasdf.learning import training
 from metasdf.learning.checkpoints import load_checkpoint, load_model, save_checkpoint
 from metasdf.learning.curriculum import METHODS
 from metasdf.learning.gradients import MetaGradients
-from metasdf.learning.loop import decay, losses, outer_step, validate
+from metasdf.learning.loop import accumulate, decay, outer_step, validate
 from metasdf.learning.models import build_model
-from metasdf.learning.training import train, train_in_memory, usable_split
+from metasdf.learning.training import shape_tasks, usable_split
+from metasdf.learning.training import train as train_on
 
 CPU = torch.device("cpu")
+
+
+def train(options, device=CPU, **keys):
+    return train_on(options, lambda: shape_tasks(options), device, **keys)
 
 
 def weights(output):
@@ -41,8 +46,8 @@ def test_training_learns_spheres_it_has_not_seen(spheres, tmp_path):
     torch.manual_seed(options["seed"])
     untrained = build_model(options)
     before, wrong_before = validate(untrained, data, CPU)
-    assert train(options, CPU) == 0
-    model, _ = load_model(tmp_path / "checkpoints" / "latest.pth")
+    assert train(options, CPU).left_out == 0
+    model = load_model(tmp_path / "checkpoints" / "latest.pth")
     after, wrong_after = validate(model, data, CPU)
     assert after < 0.6 * before
     assert wrong_after < 0.5 * wrong_before
@@ -51,11 +56,13 @@ def test_training_learns_spheres_it_has_not_seen(spheres, tmp_path):
 
 def test_training_in_memory_gives_the_same_weights_and_writes_nothing(spheres, tmp_path, capsys):
     options = curriculum(spheres, tmp_path / "out", num_epochs=3, lr_decay_epochs=2)
-    model, losses = train_in_memory(options, CPU)
+    result = train(options, save=False)
+    model, losses = result.model, result.losses
     assert not (tmp_path / "out").exists()
     assert not model.training
     assert len(losses) == 3 * 2
-    assert "epoch 3 of 3, step 6: mean loss" in capsys.readouterr().out
+    assert result.checkpoint is None
+    assert capsys.readouterr().out == ""
     train(options, CPU)
     assert_same(model.state_dict(), weights(tmp_path / "out"))
 
@@ -121,7 +128,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(spheres, tmp_path):
 @pytest.mark.parametrize("network", ["relu", "pe", "siren"])
 def test_every_network_trains_in_every_mode(spheres, tmp_path, network, mode):
     options = curriculum(spheres, tmp_path, network=network, context_mode=mode, num_epochs=1)
-    assert train(options, CPU) == 0
+    assert train(options, CPU).left_out == 0
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
 
 
@@ -141,7 +148,8 @@ def test_numbered_checkpoints_stay_and_rebuild_themselves(spheres, tmp_path):
     train(curriculum(spheres, tmp_path, checkpoint_every=2), CPU)
     folder = tmp_path / "checkpoints"
     assert sorted(file.name for file in folder.iterdir()) == ["0002.pth", "0004.pth", "latest.pth"]
-    model, saved = load_model(folder / "0002.pth")
+    model = load_model(folder / "0002.pth")
+    saved = model.curriculum
     assert saved["hidden_features"] == 32
     assert not model.training
     assert load_checkpoint(folder / "0002.pth")["epoch"] == 2
@@ -154,7 +162,7 @@ def test_meta_gradients_are_clipped_by_value_and_adam_takes_the_step(spheres, tm
     model = build_model(options)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     before = [p.detach().clone() for p in model.parameters()]
-    outer_step(model, optimizer, stack([data.task(0, 0)]), gradient_clip=1e-4)
+    outer_step(MetaGradients(model), optimizer, collate([data.task(0, 0)]), gradient_clip=1e-4)
     moved = [(p.detach() - q).abs().max() for p, q in zip(model.parameters(), before, strict=True)]
     assert max(moved).item() == pytest.approx(1e-4, rel=0.01)
 
@@ -197,17 +205,17 @@ def test_a_checkpoint_older_than_a_key_counts_as_having_its_default(spheres, tmp
     state = load_checkpoint(latest)
     del state["curriculum"]["method"], state["train_shapes"]
     save_checkpoint(latest, state)
-    assert load_model(latest)[1]["method"] == "metasdf"
+    assert load_model(latest).curriculum["method"] == "metasdf"
     train(curriculum(spheres, tmp_path, num_epochs=2), CPU, load=True)
     assert load_checkpoint(latest)["epoch"] == 2
 
 
-def test_a_broken_shape_is_left_out_by_name_and_counted(spheres, tmp_path, capsys):
+def test_a_broken_shape_is_left_out_by_name_and_counted(spheres, tmp_path, caplog):
     split = tmp_path / "train.json"
     split.write_text('{"made": {"spheres": ["a", "absent", "b"]}}')
     options = curriculum(spheres, tmp_path, train_split=split, num_epochs=1)
-    assert train(options, CPU) == 1
-    error = capsys.readouterr().err
+    assert train(options, CPU).left_out == 1
+    error = caplog.text
     assert "left out: made/spheres/absent" in error
     assert "1 of 3 shapes left out" in error
 
@@ -252,13 +260,13 @@ def test_microbatches_give_the_whole_batchs_loss_and_gradients(
     options = curriculum(spheres, tmp_path, **keys)
     samples, _ = usable_split(options, "train_split")
     data = SDFDataset(samples, options)
-    batch = {**stack([data.task(i, 0) for i in range(4)]), "index": torch.arange(4), "epoch": 0}
+    batch = {**collate([data.task(i, 0) for i in range(4)]), "index": torch.arange(4), "epoch": 0}
     batch["query"][1][0, :7] = -1.0  # of unknown distance: other tasks have more that count
     found = []
     for parts in (None, scenes):
         torch.manual_seed(0)
         model = build_model(options, 4).train()
-        loss, score = losses(model, batch, parts, MetaGradients())
+        loss, score = (v.item() for v in accumulate(MetaGradients(model), batch, parts))
         found.append((loss, score, {n: p.grad for n, p in model.named_parameters()}))
     (loss, score, whole), (loss_of_parts, score_of_parts, parts) = found
     assert loss_of_parts == pytest.approx(loss, rel=1e-5)

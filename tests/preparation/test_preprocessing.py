@@ -13,16 +13,18 @@ import pytest
 import trimesh
 from plyfile import PlyData
 
+import metasdf
 from conftest import ROOT, shared
+from metasdf.data.formats import write_sdf_samples
 from metasdf.data.names import ShapeName
-from metasdf.data.samples import Samples, write_sdf_samples
+from metasdf.data.samples import Samples
 from metasdf.errors import InputError
-from metasdf.geometry.mesh import normalise
 from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.normalisation import normalise
 from metasdf.geometry.sdf import signed_distance
-from metasdf.preparation import preprocess as preprocess_module
-from metasdf.preparation.discover import Shape, find_shapes, shapes_of_split
-from metasdf.preparation.preprocess import Record, Settings, preprocess, preprocess_shape
+from metasdf.preparation import preprocessor as preprocess_module
+from metasdf.preparation.discover import MeshSource, find_meshes, meshes_of_split
+from metasdf.preparation.preprocessor import Record, Settings, preprocess_mesh, preprocess_meshes
 from metasdf.preparation.splits import write_splits
 
 COMMAND = [sys.executable, str(ROOT / "3D" / "scripts" / "preprocess.py")]
@@ -62,11 +64,11 @@ def meshes(tmp_path):
     return root
 
 
-# Which shapes there are.
+# Finding meshes.
 
 
-def names(shapes):
-    return [shape.name for shape in shapes]
+def names(sources):
+    return [str(source.name) for source in sources]
 
 
 def test_each_layout_gives_dataset_class_instance(meshes):
@@ -76,13 +78,13 @@ def test_each_layout_gives_dataset_class_instance(meshes):
         "meshes/boxes/broken",
         "meshes/boxes/schön",
     ]
-    assert names(find_shapes(meshes)) == everything
-    assert names(find_shapes(meshes / "boxes")) == everything[1:]
-    assert names(find_shapes(meshes / "boxes" / "box.v1.obj")) == everything[1:2]
-    assert names(find_shapes(meshes, "other", ["balls"])) == ["other/balls/ball"]
-    for shape in find_shapes(meshes) + find_shapes(meshes / "boxes"):
-        assert shape.source == meshes
-        assert shape.mesh_file().stem == shape.instance
+    assert names(find_meshes(meshes)) == everything
+    assert names(find_meshes(meshes / "boxes")) == everything[1:]
+    assert names(find_meshes(meshes / "boxes" / "box.v1.obj")) == everything[1:2]
+    assert names(find_meshes(meshes, "other", ["balls"])) == ["other/balls/ball"]
+    for source in find_meshes(meshes) + find_meshes(meshes / "boxes"):
+        assert source.folder == meshes
+        assert source.find_file().stem == source.name.instance
 
 
 def test_shapenets_layout_is_found_from_each_level(tmp_path):
@@ -90,16 +92,16 @@ def test_shapenets_layout_is_found_from_each_level(tmp_path):
     file = write_mesh(root / "0269" / "abc" / "models" / "model_normalized.obj")
     write_mesh(root / "0269" / "abc" / "models" / "collision.obj")
     for given in (root, root / "0269", file):
-        (shape,) = find_shapes(given)
-        assert shape.name == "ShapeNetV2/0269/abc"
-        assert (shape.source, shape.mesh_file()) == (root, file)
+        (source,) = find_meshes(given)
+        assert source.name == ("ShapeNetV2", "0269", "abc")
+        assert (source.folder, source.find_file()) == (root, file)
 
 
 def test_a_link_that_leads_to_itself_does_no_harm(meshes):
     (meshes / "boxes" / "loop").symlink_to(meshes / "boxes", target_is_directory=True)
     (meshes / "round").symlink_to("round")
     (meshes / "boxes" / "dead.obj").symlink_to("nowhere")
-    found = names(find_shapes(meshes))
+    found = names(find_meshes(meshes))
     assert "meshes/balls/ball" in found
     assert len(found) < 10
 
@@ -107,9 +109,9 @@ def test_a_link_that_leads_to_itself_does_no_harm(meshes):
 def test_several_candidates_are_refused_by_name(tmp_path):
     for name in ("a.obj", "a.ply"):
         write_mesh(tmp_path / "d" / "c" / name)
-    (shape,) = find_shapes(tmp_path / "d")
+    (source,) = find_meshes(tmp_path / "d")
     with pytest.raises(InputError, match="several meshes"):
-        shape.mesh_file()
+        source.find_file()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_a_malformed_split_is_named(meshes, tmp_path, split, message):
     file = tmp_path / "split.json"
     file.write_text(json.dumps(split))
     with pytest.raises(InputError, match=message):
-        shapes_of_split(meshes, None, file)
+        meshes_of_split(meshes, None, file)
 
 
 # What is written.
@@ -135,8 +137,8 @@ def test_a_malformed_split_is_named(meshes, tmp_path, split, message):
 
 def test_the_files_are_deepsdfs(meshes, tmp_path):
     out = tmp_path / "out"
-    (shape,) = find_shapes(meshes / "balls" / "ball.ply")
-    assert preprocess_shape(shape, out, SMALL).status == "sampled"
+    (source,) = find_meshes(meshes / "balls" / "ball.ply")
+    assert preprocess_mesh(source, out, SMALL).status == "sampled"
 
     with np.load(out / "SdfSamples/meshes/balls/ball.npz", allow_pickle=False) as data:
         assert sorted(data) == ["neg", "pos"]
@@ -219,12 +221,12 @@ def test_deepsdfs_flags_write_what_deepsdf_writes(meshes, tmp_path):
 
 
 def test_a_seed_and_a_name_fix_the_numbers_and_test_spreads_wider(meshes, tmp_path):
-    (ball,) = find_shapes(meshes, classes=["balls"])
-    twin = Shape(ball.source, ball.dataset, ball.class_name, "twin", ball.mesh_file())
+    (ball,) = find_meshes(meshes, classes=["balls"])
+    twin = MeshSource(ball.folder, ball.name._replace(instance="twin"), ball.find_file())
 
-    def rows(shape, folder, **options):
-        preprocess_shape(shape, tmp_path / folder, Settings(num_samples=2000, **options))
-        with np.load(shape.output(tmp_path / folder, "SdfSamples")) as data:
+    def rows(source, folder, **options):
+        preprocess_mesh(source, tmp_path / folder, Settings(num_samples=2000, **options))
+        with np.load(source.name.file(tmp_path / folder, "SdfSamples")) as data:
             return np.concatenate([data["pos"], data["neg"]])
 
     first = rows(ball, "a")
@@ -233,6 +235,39 @@ def test_a_seed_and_a_name_fix_the_numbers_and_test_spreads_wider(meshes, tmp_pa
     assert not np.array_equal(first, rows(twin, "d"))
     wider = rows(ball, "e", test=True)
     assert np.abs(wider[:, 3]).mean() > 1.5 * np.abs(first[:, 3]).mean()
+
+
+def test_test_shapes_get_half_as_many_samples_unless_told_otherwise(meshes, tmp_path):
+    assert Settings().num_samples == 500_000
+    assert Settings(test=True).num_samples == 250_000
+    assert Settings(test=True, num_samples=7000).num_samples == 7000
+
+    def written(*options):
+        arguments = [meshes / "balls", "--out", tmp_path / "out", "--no-skip", *options]
+        assert command(*arguments).returncode == 0
+        with np.load(tmp_path / "out/SdfSamples/meshes/balls/ball.npz") as data:
+            return len(data["pos"]) + len(data["neg"])
+
+    assert written("--test") == 250_000
+    assert written("--test", "--num_samples", 3000) == 3000
+    settings = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert (settings["test"], settings["num_samples"]) == (True, 3000)
+
+
+def test_rejections_are_logged_not_printed(meshes, tmp_path, capsys, caplog):
+    with caplog.at_level("INFO", logger="metasdf"):
+        records = preprocess_meshes(find_meshes(str(meshes)), tmp_path / "out", SMALL, threads=1)
+    assert {name: record.status for name, record in records.items()} == {
+        "meshes/balls/ball": "sampled",
+        "meshes/boxes/box.v1": "sampled",
+        "meshes/boxes/broken": "rejected",
+        "meshes/boxes/schön": "sampled",
+    }
+    assert capsys.readouterr().out == ""
+    (message,) = caplog.messages
+    assert message.startswith("rejected meshes/boxes/broken: ")
+    sources = find_meshes(meshes / "balls" / "ball.ply")
+    assert list(preprocess_meshes(sources, tmp_path / "out", SMALL)) == ["meshes/balls/ball"]
 
 
 def test_no_part_of_a_killed_run_is_taken_for_whole(tmp_path):
@@ -257,15 +292,15 @@ def test_no_part_of_a_killed_run_is_taken_for_whole(tmp_path):
 def test_a_worker_that_dies_costs_one_shape(meshes, tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text(
         "import os\n"
-        "from metasdf.preparation.preprocess import Record\n"
-        "def deadly(shape, out, settings):\n"
-        "    return os._exit(1) if shape.instance == 'ball' else Record('sampled')\n"
+        "from metasdf.preparation.preprocessor import Record\n"
+        "def deadly(source, out, settings):\n"
+        "    return os._exit(1) if source.name.instance == 'ball' else Record('sampled')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(
-        preprocess_module, "preprocess_shape", importlib.import_module("deadly").deadly
+        preprocess_module, "preprocess_mesh", importlib.import_module("deadly").deadly
     )
-    records = preprocess(find_shapes(meshes), tmp_path / "out", SMALL, threads=2)
+    records = preprocess_meshes(find_meshes(meshes), tmp_path / "out", SMALL, threads=2)
     statuses = {name.split("/")[2]: record.status for name, record in records.items()}
     assert statuses == {
         "ball": "rejected",
@@ -277,17 +312,17 @@ def test_a_worker_that_dies_costs_one_shape(meshes, tmp_path, monkeypatch):
 
 
 def test_open_meshes_are_rejected_or_thickened_as_told(meshes, tmp_path):
-    (shape,) = find_shapes(meshes / "boxes" / "broken.stl")
-    record = preprocess_shape(shape, tmp_path / "a", SMALL)
+    (source,) = find_meshes(meshes / "boxes" / "broken.stl")
+    record = preprocess_mesh(source, tmp_path / "a", SMALL)
     assert (record.status, record.method) == ("rejected", "visibility")
     assert record.ambiguous > 0.06
     assert not (tmp_path / "a").exists()
     thick = Settings(num_samples=2000, num_surface=300, open="thicken")
-    record = preprocess_shape(shape, tmp_path / "b", thick)
+    record = preprocess_mesh(source, tmp_path / "b", thick)
     assert (record.status, record.method) == ("sampled", "visibility, thickened shell")
     assert len(files(tmp_path / "b")) == 3
-    (ball,) = find_shapes(meshes, classes=["balls"])
-    assert preprocess_shape(ball, tmp_path / "b", thick).method == "winding number"
+    (ball,) = find_meshes(meshes, classes=["balls"])
+    assert preprocess_mesh(ball, tmp_path / "b", thick).method == "winding number"
 
 
 def test_a_partial_scan_joins_what_is_there_already(meshes, tmp_path):
@@ -383,37 +418,37 @@ def test_bad_arguments_end_with_one_line_and_code_2(
 
 
 def test_a_dataset_has_one_source(meshes, tmp_path):
-    shapes = find_shapes(meshes, classes=["balls"])
-    preprocess(shapes, tmp_path / "out", SMALL, threads=1)
-    other = Shape(tmp_path, "meshes", "balls", "ball")
+    sources = find_meshes(meshes, classes=["balls"])
+    preprocess_meshes(sources, tmp_path / "out", SMALL, threads=1)
+    other = MeshSource(tmp_path, sources[0].name)
     with pytest.raises(InputError, match="choose another --name"):
-        preprocess([other], tmp_path / "out", SMALL)
+        preprocess_meshes([other], tmp_path / "out", SMALL)
 
 
 def test_splits_are_stable(tmp_path):
-    shapes = [Shape(tmp_path, "d", "c", str(index)) for index in range(10)]
-    records = {shape.name: Record("sampled") for shape in shapes}
+    sources = [MeshSource(tmp_path, ShapeName("d", "c", str(index))) for index in range(10)]
+    records = {name: Record("sampled") for name in names(sources)}
 
-    def test_part(shapes, **options):
-        _, file = write_splits(shapes, records, tmp_path, **options)
+    def test_part(sources, **options):
+        _, file = write_splits(sources, records, tmp_path, **options)
         return json.loads(file.read_text())["d"]["c"]
 
-    chosen = test_part(shapes)
+    chosen = test_part(sources)
     assert len(chosen) == 2
-    assert test_part(shapes[::-1]) == chosen
-    assert test_part(shapes, seed=1) != chosen
-    assert len(test_part(shapes, num_test=4)) == 4
-    assert len(test_part(shapes, num_test=40)) == 9
-    assert test_part(shapes, train_fraction=1.0) == []
+    assert test_part(sources[::-1]) == chosen
+    assert test_part(sources, seed=1) != chosen
+    assert len(test_part(sources, num_test=4)) == 4
+    assert len(test_part(sources, num_test=40)) == 9
+    assert test_part(sources, train_fraction=1.0) == []
     records["d/c/0"].status = "rejected"
-    assert "0" not in test_part(shapes, num_test=9)
+    assert "0" not in test_part(sources, num_test=9)
 
 
 def test_a_real_chair_takes_seconds(tmp_path):
-    (shape,) = find_shapes(shared("data", "meshes", "single", "chair.obj"))
-    record = preprocess_shape(shape, tmp_path, Settings(num_samples=50_000))
+    (source,) = find_meshes(shared("data", "meshes", "single", "chair.obj"))
+    record = preprocess_mesh(source, tmp_path, Settings(num_samples=50_000))
     assert (record.status, record.watertight) == ("sampled", True)
-    with np.load(shape.output(tmp_path, "SdfSamples")) as data:
+    with np.load(source.name.file(tmp_path, "SdfSamples")) as data:
         assert 0.2 < len(data["neg"]) / 50_000 < 0.5
 
 
@@ -439,3 +474,11 @@ def test_the_survey_of_the_documentation_runs_on_any_folder(meshes, tmp_path):
     assert all(entry.get("agreement", 1) > 0.999 for entry in entries.values())
     benchmark("worst", results, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_call_makes_a_data_set_of_a_folder(meshes, tmp_path):
+    records = metasdf.preprocess(meshes, tmp_path / "data", SMALL, num_test=1, threads=1)
+    assert records["meshes/boxes/broken"].status == "rejected"
+    assert records["meshes/balls/ball"].status == "sampled"
+    splits = sorted(file.name for file in (tmp_path / "data" / "splits").iterdir())
+    assert splits == ["balls_test.json", "balls_train.json", "boxes_test.json", "boxes_train.json"]

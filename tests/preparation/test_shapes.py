@@ -27,7 +27,7 @@ def meshes(class_name):
 
 def command(*args):
     return subprocess.run(
-        [sys.executable, "-m", "metasdf.preparation.shapes", *map(str, args)],
+        [sys.executable, "-m", "metasdf", "shapes", *map(str, args)],
         capture_output=True,
         text=True,
     )

@@ -11,25 +11,27 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from conftest import ROOT, shared, sphere_curriculum
+from metasdf.api import train
+from metasdf.data.formats import write_normalisation
 from metasdf.data.names import read_split
-from metasdf.data.samples import Normalisation, Samples, write_normalisation
+from metasdf.data.samples import Samples
 from metasdf.errors import InputError
 from metasdf.geometry.mesh import face_normals, sample_surface
 from metasdf.geometry.mesh_files import load_mesh
+from metasdf.geometry.normalisation import Normalisation
 from metasdf.learning.checkpoints import save_checkpoint
 from metasdf.learning.models import build_model
-from metasdf.learning.training import train
 from metasdf.losses import DistanceLoss
 from metasdf.maml import Method
 from metasdf.reconstruction.contexts import (
     cloud_signed_distance,
     draw_context,
-    frame_of,
-    into_frame,
+    input_normalisation,
+    normalise_input,
 )
 from metasdf.reconstruction.fitting import draw_reconstruction_task
-from metasdf.reconstruction.inputs import MIN_POINTS, OwnShape, read_own_shape
-from metasdf.reconstruction.own_shape import reconstruct_own_shape
+from metasdf.reconstruction.inputs import MIN_POINTS, ShapeInput, read_shape_input
+from metasdf.reconstruction.single_file import reconstruct_file
 
 CPU = torch.device("cpu")
 SCALE, SHIFT = 40.0, np.array([100.0, -200.0, 300.0])  # the frame of the files
@@ -133,7 +135,7 @@ def curriculum(spheres, folder, **overrides):
 
 def reconstructed(model, curriculum, path, output, **options):
     """The mesh and its record."""
-    assert reconstruct_own_shape(model, curriculum, CPU, path, output, **options) == 0
+    assert reconstruct_file(model, curriculum, CPU, path, output, **options) == 0
     record = json.loads(output.with_name(output.name + ".json").read_text())
     return trimesh.load_mesh(output), record
 
@@ -158,7 +160,7 @@ def test_every_kind_of_file_comes_back_in_its_own_frame(kind, file, mode, sphere
         with pytest.raises(
             InputError, match=f"scan.*{'dense' if mode == 'levelset' else 'normals'}"
         ):
-            reconstruct_own_shape(Ball(), settings, CPU, path, tmp_path / "out.ply")
+            reconstruct_file(Ball(), settings, CPU, path, tmp_path / "out.ply")
         return
     mesh, record = reconstructed(Ball(), settings, path, tmp_path / "out.ply")
     radius = np.linalg.norm(mesh.vertices - SHIFT, axis=1)
@@ -194,7 +196,7 @@ def test_deepsdfs_samples_go_back_to_the_frame_of_the_mesh(spheres, tmp_path):
     mesh, _ = reconstructed(Ball(), settings, path, tmp_path / "out.ply")
     assert np.linalg.norm(mesh.vertices, axis=1) == pytest.approx(RADIUS, abs=0.02)
     frame = tmp_path / "frame.npz"
-    write_normalisation(frame, -SHIFT, 1 / SCALE)
+    write_normalisation(frame, Normalisation(-SHIFT, 1 / SCALE))
     mesh, record = reconstructed(
         Ball(), settings, path, tmp_path / "out.ply", normalisation_file=frame
     )
@@ -208,7 +210,7 @@ def test_part_of_a_shape_needs_the_frame_of_the_whole(spheres, tmp_path):
     half = points[points[:, 0] > SHIFT[0]]
     path, frame = tmp_path / "half.ply", tmp_path / "frame.npz"
     write_cloud(path, half)
-    write_normalisation(frame, -SHIFT, 1 / SCALE)
+    write_normalisation(frame, Normalisation(-SHIFT, 1 / SCALE))
     settings = curriculum(spheres, tmp_path, context_mode="partial")
     alone, _ = reconstructed(Ball(), settings, path, tmp_path / "alone.ply")
     whole, record = reconstructed(
@@ -218,9 +220,9 @@ def test_part_of_a_shape_needs_the_frame_of_the_whole(spheres, tmp_path):
     assert np.linalg.norm(whole.vertices - SHIFT, axis=1).max() < 1.02 * RADIUS * SCALE
     assert record["distance"]["relative_mean"] < 0.02
     assert alone.bounds.mean(axis=0)[0] > SHIFT[0] + 0.3 * RADIUS * SCALE
-    write_normalisation(frame, SHIFT, 1 / SCALE)
+    write_normalisation(frame, Normalisation(SHIFT, 1 / SCALE))
     with pytest.raises(InputError, match=r"outside of the cube.*--normalization"):
-        reconstruct_own_shape(Ball(), settings, CPU, path, tmp_path / "no.ply", frame)
+        reconstruct_file(Ball(), settings, CPU, path, tmp_path / "no.ply", frame)
 
 
 def test_an_open_mesh_is_a_surface_but_bounds_no_solid(spheres, tmp_path):
@@ -229,14 +231,14 @@ def test_an_open_mesh_is_a_surface_but_bounds_no_solid(spheres, tmp_path):
     path = tmp_path / "bowl.ply"
     mesh.export(path)
     frame = tmp_path / "frame.npz"
-    write_normalisation(frame, np.zeros(3), 1.0)
+    write_normalisation(frame, Normalisation(np.zeros(3), 1.0))
     settings = curriculum(spheres, tmp_path)
     options = {"path": path, "output": tmp_path / "out.ply", "normalisation_file": frame}
     _, record = reconstructed(Ball(), settings, **options)
     assert record["distance"]["mean"] < 0.01
     settings["context_mode"] = "dense"
     with pytest.raises(InputError, match=r"bowl.ply: .*open.*--open thicken"):
-        reconstruct_own_shape(Ball(), settings, CPU, **options)
+        reconstruct_file(Ball(), settings, CPU, **options)
     _, record = reconstructed(NearestSample(), settings, **options, open_rule="thicken")
     assert "thickened" in record["signs"]
 
@@ -253,9 +255,9 @@ def test_the_bunny_read_as_points_comes_back_in_its_frame(spheres, tmp_path):
     size = np.ptp(points, axis=0).max()
     assert mesh.bounds == pytest.approx(bunny.bounds, abs=0.05 * size)
     assert record["distance"]["mean"] < 0.02 * size
-    shape = read_own_shape(shared("data", "meshes", "single", "stanford-bunny.obj"))
+    shape = read_shape_input(shared("data", "meshes", "single", "stanford-bunny.obj"))
     assert shape.kind == "mesh"
-    assert np.ptp(frame_of(shape).apply(shape.points), axis=0).max() < 2 / 1.03
+    assert np.ptp(input_normalisation(shape).apply(shape.points), axis=0).max() < 2 / 1.03
 
 
 # Signed distances from oriented points
@@ -303,7 +305,7 @@ def test_noisy_points_keep_their_side():
 
 def test_a_dense_context_is_half_outside_half_inside_and_true():
     points, normals = cloud()
-    shape = OwnShape((points - SHIFT) / SCALE, normals)
+    shape = ShapeInput((points - SHIFT) / SCALE, normals)
     x, y = draw_context(shape, True, 1001, rng())
     assert x.shape == (1001, 3)
     assert y.shape == (1001, 1)
@@ -311,12 +313,12 @@ def test_a_dense_context_is_half_outside_half_inside_and_true():
     assert (y > 0).sum() == 501
     assert np.abs(np.linalg.norm(x, axis=1) - RADIUS - y[:, 0]).max() < 0.04
     with pytest.raises(InputError, match="normals point inward"):
-        draw_context(OwnShape(shape.points, -normals), True, 100, rng())
+        draw_context(ShapeInput(shape.points, -normals), True, 100, rng())
 
 
 def test_a_surface_context_has_no_point_twice():
     points, _ = cloud(count=500)
-    x, y = draw_context(OwnShape(points), False, 1000, rng())
+    x, y = draw_context(ShapeInput(points), False, 1000, rng())
     assert len(np.unique(x, axis=0)) == len(x) == 500
     assert not y.any()
 
@@ -326,23 +328,23 @@ def test_a_surface_context_has_no_point_twice():
 
 def test_the_frame_is_that_of_preprocessing():
     mesh = body("box").apply_translation([5, 6, 7])
-    offset, scale = frame_of(OwnShape(np.asarray(mesh.vertices), mesh=mesh))
+    offset, scale = input_normalisation(ShapeInput(np.asarray(mesh.vertices), mesh=mesh))
     assert offset == pytest.approx([-5, -6, -7])
     assert scale == pytest.approx(1 / (1.03 * np.linalg.norm([0.5, 0.3, 0.2])))
-    again = frame_of(OwnShape(np.asarray(mesh.vertices)))
+    again = input_normalisation(ShapeInput(np.asarray(mesh.vertices)))
     assert (again.offset.tolist(), again.scale) == (offset.tolist(), scale)
 
 
 def test_samples_inside_tell_how_far_a_shape_reaches():
     rows = sdf_samples(0.5).astype(np.float64)
-    offset, scale = frame_of(OwnShape(rows[:, :3] + [9, 0, 0], distances=rows[:, 3]))
+    offset, scale = input_normalisation(ShapeInput(rows[:, :3] + [9, 0, 0], distances=rows[:, 3]))
     assert offset == pytest.approx([-9, 0, 0], abs=0.01)
     assert scale == pytest.approx(1 / (1.03 * 0.5), rel=0.02)
 
 
 def test_distances_are_scaled_with_the_frame():
-    shape = OwnShape(np.array([[3.0, 0, 0], [1.0, 0, 0]]), distances=np.array([1.0, -1.0]))
-    local = into_frame(shape, Normalisation(np.zeros(3), 0.25))
+    shape = ShapeInput(np.array([[3.0, 0, 0], [1.0, 0, 0]]), distances=np.array([1.0, -1.0]))
+    local = normalise_input(shape, Normalisation(np.zeros(3), 0.25))
     assert local.points[:, 0].tolist() == [0.75, 0.25]
     assert local.distances.tolist() == [0.25, -0.25]
 
@@ -350,28 +352,29 @@ def test_distances_are_scaled_with_the_frame():
 # Reading
 
 
-def test_rows_that_are_no_numbers_are_left_out_and_counted(spheres, tmp_path, capsys):
+def test_rows_that_are_no_numbers_are_left_out_and_counted(spheres, tmp_path, caplog):
+    caplog.set_level("INFO", logger="metasdf")
     points, normals = cloud(count=1000)
     points[:7, 1], normals[7:10] = np.nan, 0
     path = tmp_path / "scan.npz"
     np.savez(path, points=points, normals=normals)
-    shape = read_own_shape(path)
+    shape = read_shape_input(path)
     assert shape.left_out == 10
     assert len(shape.points) == len(shape.normals) == 990
-    reconstruct_own_shape(Ball(), curriculum(spheres, tmp_path), CPU, path, tmp_path / "o.ply")
-    assert "10 rows left out" in capsys.readouterr().out
+    reconstruct_file(Ball(), curriculum(spheres, tmp_path), CPU, path, tmp_path / "o.ply")
+    assert "10 rows left out" in caplog.text
 
 
 def test_colours_and_absent_normals_are_no_normals(tmp_path):
     points, normals = cloud(count=100)
     path = tmp_path / "scan.xyz"
     np.savetxt(path, np.hstack([points, np.full((100, 3), 200)]))
-    assert read_own_shape(path).kind == "points"
+    assert read_shape_input(path).kind == "points"
     np.savetxt(path, np.hstack([points, normals]))
-    assert read_own_shape(path).kind == "points with normals"
+    assert read_shape_input(path).kind == "points with normals"
     path = tmp_path / "scan.ply"
     write_cloud(path, points, np.zeros((100, 3)))
-    assert read_own_shape(path).kind == "points"
+    assert read_shape_input(path).kind == "points"
 
 
 # Context points and noise
@@ -450,7 +453,7 @@ def trained(spheres, tmp_path_factory):
     settings = curriculum(
         spheres, folder, context_mode="dense", num_epochs=60, lr=2e-3, validate_every=60
     )
-    assert train(settings, CPU) == 0
+    assert train(settings, device=CPU).left_out == 0
     return folder / "checkpoints" / "latest.pth"
 
 
@@ -494,7 +497,9 @@ def test_what_a_model_was_trained_with_is_the_checkpoints(trained, tmp_path, mon
         assert f"{option} {value}: {trained} was trained with" in capsys.readouterr().err
 
 
-def test_surface_that_is_made_up_shows_on_the_way_back(spheres, tmp_path, capsys):
+def test_surface_that_is_made_up_shows_on_the_way_back(spheres, tmp_path, caplog):
+    caplog.set_level("INFO", logger="metasdf")
+
     class Two(Ball):
         """The ball that was given, and another one."""
 
@@ -506,12 +511,14 @@ def test_surface_that_is_made_up_shows_on_the_way_back(spheres, tmp_path, capsys
     path = write(tmp_path, "ply points")
     _, one = reconstructed(Ball(), settings, path, tmp_path / "one.ply")
     _, two = reconstructed(Two(), settings, path, tmp_path / "two.ply")
-    assert "note:" not in capsys.readouterr().out
+    assert "note:" not in caplog.text
     assert two["distance"]["relative_mean"] < one["distance"]["relative_mean"] + 4e-3
     assert two["distance"]["back_relative_mean"] > one["distance"]["back_relative_mean"] + 5e-3
 
 
-def test_a_result_far_from_the_input_is_told(spheres, tmp_path, capsys):
+def test_a_result_far_from_the_input_is_told(spheres, tmp_path, caplog):
+    caplog.set_level("INFO", logger="metasdf")
+
     class Small(Ball):
         def predict(self, x, fields):
             return super().predict(x, fields) + 0.4
@@ -519,10 +526,12 @@ def test_a_result_far_from_the_input_is_told(spheres, tmp_path, capsys):
     reconstructed(
         Small(), curriculum(spheres, tmp_path), write(tmp_path, "obj mesh"), tmp_path / "o.ply"
     )
-    assert "note: that is far; look at the result." in capsys.readouterr().out
+    assert "note: that is far; look at the result." in caplog.text
 
 
-def test_a_field_without_surface_leaves_no_file(spheres, tmp_path, capsys):
+def test_a_field_without_surface_leaves_no_file(spheres, tmp_path, caplog):
+    caplog.set_level("INFO", logger="metasdf")
+
     class Nothing(Ball):
         def predict(self, x, fields):
             return torch.ones(*x.shape[:-1], 1)
@@ -530,8 +539,8 @@ def test_a_field_without_surface_leaves_no_file(spheres, tmp_path, capsys):
     path, output = write(tmp_path, "ply points"), tmp_path / "out.ply"
     settings = curriculum(spheres, tmp_path)
     reconstructed(Ball(), settings, path, output)
-    assert reconstruct_own_shape(Nothing(), settings, CPU, path, output) == 1
-    assert "failed:" in capsys.readouterr().err
+    assert reconstruct_file(Nothing(), settings, CPU, path, output) == 1
+    assert "failed:" in caplog.text
     assert [file.name for file in tmp_path.iterdir()] == ["scan.ply"]
 
 

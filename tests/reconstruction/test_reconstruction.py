@@ -1,5 +1,6 @@
 """Fields become meshes at the right place; a shape without surface is reported, never empty."""
 
+import glob
 import json
 
 import numpy as np
@@ -9,9 +10,11 @@ import trimesh
 
 from conftest import sphere_curriculum
 from metasdf.data.names import read_split
+from metasdf.evaluation.folder import evaluate
+from metasdf.evaluation.gallery import write_gallery
 from metasdf.learning.models import build_model
 from metasdf.reconstruction.fitting import reconstruct_shape
-from metasdf.reconstruction.split import reconstruct_split
+from metasdf.reconstruction.split import reconstruct_split, trajectory_steps
 
 CPU = torch.device("cpu")
 
@@ -27,6 +30,10 @@ def model(curriculum):
     return build_model({**curriculum, "training_mode": "l1"}).eval()
 
 
+def meshes_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.ply"))
+
+
 def test_a_split_is_reconstructed_and_failures_are_counted(model, curriculum, tmp_path, capsys):
     split = tmp_path / "test.json"
     split.write_text('{"made": {"spheres": ["e", "absent", "f"]}}')
@@ -37,18 +44,18 @@ def test_a_split_is_reconstructed_and_failures_are_counted(model, curriculum, tm
     assert failed == 1
     assert "failed: made/spheres/absent" in capsys.readouterr().err
     folder = tmp_path / "reconstructions"
-    meshes = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.ply"))
-    assert meshes == [
+    assert meshes_below(folder) == ["made/spheres/e.ply", "made/spheres/f.ply"]
+    assert meshes_below(tmp_path / "reconstructions_steps") == [
         "initialisation.ply",
-        "made/spheres/e.ply",
-        "made/spheres/f.ply",
-        *(f"steps/made/spheres/e_{k}.ply" for k in range(3)),
+        *(f"made/spheres/e_{k}.ply" for k in range(3)),
     ]
     record = json.loads((folder / "reconstructions.json").read_text())
     assert record["checkpoint"] == "some.pth"
     assert [bool(shape["error"]) for shape in record["shapes"]] == [False, True, False]
     assert record["shapes"][0]["adapt_seconds"] > 0
-    last = trimesh.load_mesh(folder / "steps/made/spheres/e_2.ply")
+    assert record["steps_folder"] == "../reconstructions_steps"
+    assert record["initialisation"] == "../reconstructions_steps/initialisation.ply"
+    last = trimesh.load_mesh(folder / record["steps_folder"] / "made/spheres/e_2.ply")
     final = trimesh.load_mesh(folder / "made/spheres/e.ply")
     assert np.array_equal(last.vertices, final.vertices)
 
@@ -59,7 +66,45 @@ def test_a_shape_without_surface_leaves_no_file(model, curriculum, tmp_path, cap
         model.network.net[-1].bias.fill_(5.0)
     assert reconstruct_split(model, curriculum, CPU) == 2
     assert "outside everywhere on a grid of" in capsys.readouterr().err
-    assert not list((tmp_path / "reconstructions").rglob("*.ply"))
+    assert not list(tmp_path.rglob("*.ply"))
+
+
+def test_the_originals_evaluation_finds_only_reconstructions(model, curriculum, spheres, tmp_path):
+    with torch.no_grad():
+        model.network.net[-1].bias.fill_(-0.3)
+    # The folder may be a symbolic link, from which `..` leads elsewhere.
+    (tmp_path / "disk" / "runs").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "runs")
+    folder = tmp_path / "out"
+    curriculum["reconstruction_output_dir"] = str(folder)
+    assert reconstruct_split(model, curriculum, CPU, trajectories=2) == 0
+    found = set(glob.glob(f"{folder}/**/**/*.ply", recursive=True))
+    assert len(found) == 2
+    for file in found:
+        dataset, category, instance = file.removesuffix(".ply").split("/")[-3:]
+        assert (spheres / "SurfaceSamples" / dataset / category / f"{instance}.ply").is_file()
+    result = evaluate(folder)
+    assert result["num_failed"] == 0
+    assert result["initialisation_chamfer"]["mean"] > 0
+    write_gallery(tmp_path / "gallery.png", folder)
+    assert (tmp_path / "gallery.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("last", "steps"),
+    [
+        (None, [0, 1, 2, 3, 4, 5]),
+        (3, [0, 1, 2, 3]),
+        (9, [0, 1, 2, 3, 4, 5, 9]),
+        (0, [0]),
+    ],
+)
+def test_a_trajectory_shows_the_steps_of_training_and_the_last(last, steps):
+    assert trajectory_steps(5, last) == steps
+
+
+def test_a_long_trajectory_is_thinned_out():
+    assert trajectory_steps(800, None) == [*range(0, 800, 80), 800]
 
 
 def test_a_shape_does_not_depend_on_its_neighbours(model, curriculum, tmp_path):

@@ -1,6 +1,7 @@
-"""Triangle meshes: load, check, normalise, sample the surface, cast rays, draw a picture.
+"""Pictures of meshes and point clouds, rendered without a display.
 
-A mesh is a `trimesh.Trimesh` with plain arrays: vertices (n, 3) float64, faces (m, 3) int64.
+A frame is a pair (centre (3,), radius) that names the ball a picture shows. Every colour is
+(red, green, blue) in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -12,20 +13,24 @@ from scipy.spatial import cKDTree
 from metasdf.geometry.mesh import unit_vectors
 from metasdf.geometry.rays import RayCaster, spread_directions
 
-UNIT_BALL = ((0.0, 0.0, 0.0), 1.0)  # frame (centre, radius) that holds every normalised shape
-
-# Pictures. Every colour is (red, green, blue) in [0, 1].
+UNIT_BALL = ((0.0, 0.0, 0.0), 1.0)  # the frame that holds every normalised shape
 
 _COLOUR = (0.42, 0.60, 0.80)
 _FIELD_OF_VIEW = np.radians(28.0)
 _SUPERSAMPLING = 2  # rays per pixel and axis
-_LIGHTS_PER_RAY = 24  # directions in which each ray looks for light
-_CREASE_COSINE = np.cos(np.radians(30.0))  # sharper edges are drawn sharp, others smooth
+_LIGHTS_PER_RAY = 24  # shadow rays for each camera ray
+_CREASE_COSINE = np.cos(np.radians(30.0))  # at sharper creases the shading is flat, else smooth
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A perspective camera that looks at `centre`; the axes are right, up and backward."""
+    """A perspective camera that looks at the centre of a frame.
+
+    Attributes:
+        position: (3,).
+        axes: (3, 3), rows right, up and backward.
+        radius: of the frame.
+    """
 
     position: np.ndarray
     axes: np.ndarray
@@ -35,6 +40,7 @@ class Camera:
     def around(
         frame: tuple[np.ndarray, float], azimuth: float, elevation: float, up: str
     ) -> "Camera":
+        """A camera whose view is filled by the frame's ball; angles and `up` as in `render`."""
         a, e = np.radians(azimuth), np.radians(elevation)
         axes = np.array(
             [
@@ -49,7 +55,7 @@ class Camera:
         return Camera(centre + axes[2] * radius / np.sin(_FIELD_OF_VIEW / 2), axes, radius)
 
     def rays(self, pixels: int) -> np.ndarray:
-        """Unit directions (pixels * pixels, 3) through the pixel centres, row by row."""
+        """Unit directions (pixels^2, 3) through the pixel centres, row by row."""
         step = (np.arange(pixels) + 0.5) / pixels * 2 - 1
         slope = np.tan(_FIELD_OF_VIEW / 2) * step
         x, y = np.meshgrid(slope, -slope)
@@ -66,8 +72,8 @@ class Camera:
     def lights(self) -> tuple[np.ndarray, np.ndarray]:
         """A soft light at the upper left and a bright sky: directions (k, 3), intensities (k,).
 
-        Light k belongs to ray k % 4 of a pixel (its supersamples share the work), each of which
-        so gets the same share of both.
+        Light k is tested by supersample k % 4 of a pixel only; the order gives each supersample
+        the same share of both.
         """
         rays = _SUPERSAMPLING**2
         num_soft = _LIGHTS_PER_RAY // 3 * rays
@@ -86,7 +92,7 @@ class Camera:
 
 
 def bounding_frame(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """The frame (centre (3,), radius) of the ball around the bounding box centre of (n, 3)."""
+    """The smallest frame around points (n, 3) whose centre is that of their bounding box."""
     centre = 0.5 * (points.min(axis=0) + points.max(axis=0))
     return centre, float(np.linalg.norm(points - centre, axis=1).max()) or 1.0
 
@@ -101,16 +107,16 @@ def render(
     elevation: float = 25.0,
     up: str = "y",
 ) -> np.ndarray:
-    """Draw a mesh on white, headless: ray casting with a soft light, sky light and their shadows.
+    """Render a mesh on white by ray casting, with a soft light, sky light and shadows.
 
-    Both sides of a face are drawn; creases below 30 degrees are drawn smooth.
+    Both sides of a face are visible; creases below 30 degrees are shaded smoothly.
 
     Args:
         mesh: any triangle mesh, oriented or not.
         size: width and height in pixels.
-        frame: (centre (3,), radius) of the ball that fills the picture; None fits the mesh. Give
-            UNIT_BALL to pictures of normalised shapes that stand side by side.
-        colour: of the surface, each of red, green, blue in [0, 1].
+        frame: (centre (3,), radius) of the ball that fills the picture; None fits the mesh. Use
+            UNIT_BALL to compare normalised shapes.
+        colour: of the surface.
         azimuth, elevation: of the camera, degrees; azimuth 0 looks along the negative z axis.
         up: "y" or "z".
 
@@ -126,26 +132,26 @@ def render(
     hit = np.flatnonzero(face >= 0)
     rays, face = rays[hit], face[hit]
     points = camera.position + rays * distance[hit, None]
-    flat = toward(mesh.face_normals[face], rays)
-    # A smooth normal may lean away from the eye where its face does not.
-    smooth = toward(_smooth_normals(mesh, face, points), -flat)
+    flat = turned_against(mesh.face_normals[face], rays)
+    # A smooth normal may point away from the camera where that of the face does not.
+    smooth = turned_against(_smooth_normals(mesh, face, points), -flat)
     light = _light(camera, caster, points, flat, smooth, _ray_in_pixel(hit, pixels))
     return _develop(light, hit, pixels, colour)
 
 
-def toward(normals: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Normals (n, 3) turned to the side that the rays (n, 3) come from."""
+def turned_against(normals: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Normals (n, 3), flipped where needed so that they point against the rays (n, 3)."""
     return np.where((normals * rays).sum(axis=1, keepdims=True) > 0, -normals, normals)
 
 
 def _ray_in_pixel(index: np.ndarray, pixels: int) -> np.ndarray:
-    """Which of its pixel's supersamples each ray is: (n,) in 0 ... _SUPERSAMPLING**2 - 1."""
+    """Which supersample of its pixel each ray is: (n,), from 0 to _SUPERSAMPLING**2 - 1."""
     row, column = np.divmod(index, pixels)
     return row % _SUPERSAMPLING * _SUPERSAMPLING + column % _SUPERSAMPLING
 
 
 def _smooth_normals(mesh: trimesh.Trimesh, face: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Normals (n, 3) at points (n, 3) on faces (n,), smooth except across creases."""
+    """Shading normals (n, 3) at points (n, 3) on faces (n,), smooth except across creases."""
     weighted = mesh.face_normals * mesh.area_faces[:, None]
     vertex_normals = np.zeros((len(mesh.vertices), 3))
     for corner in range(3):
@@ -170,7 +176,10 @@ def _light(
     smooth: np.ndarray,
     ray_in_pixel: np.ndarray,
 ) -> np.ndarray:
-    """Light (n,) that reaches points (n, 3); `flat` and `smooth` are their normals (n, 3)."""
+    """The light (n,) that reaches points (n, 3).
+
+    flat, smooth: (n, 3), normals of their faces and for shading. ray_in_pixel: see there.
+    """
     directions, intensities = camera.lights()
     rays = _SUPERSAMPLING**2
     start = points + flat * (1e-3 * camera.radius)
@@ -179,13 +188,13 @@ def _light(
         cosine = smooth @ direction
         lit = np.flatnonzero((ray_in_pixel == k % rays) & (cosine > 0) & (flat @ direction > 0))
         if len(lit):
-            free = caster.escapes(start[lit], np.broadcast_to(direction, (len(lit), 3)))
-            light[lit] += rays * intensity * cosine[lit] * free
+            unshadowed = caster.escapes(start[lit], np.broadcast_to(direction, (len(lit), 3)))
+            light[lit] += rays * intensity * cosine[lit] * unshadowed
     return light
 
 
 def _develop(light: np.ndarray, index: np.ndarray, pixels: int, colour: tuple) -> np.ndarray:
-    """A picture (size, size, 3) uint8 from the light at the supersamples `index`."""
+    """The picture (size, size, 3) uint8 with light (n,) at supersamples `index` (n,)."""
     picture = np.ones((pixels * pixels, 3))
     picture[index] = np.clip(light[:, None] * np.asarray(colour), 0, 1)
     size = pixels // _SUPERSAMPLING
@@ -204,10 +213,10 @@ def render_points(
     elevation: float = 25.0,
     up: str = "y",
 ) -> np.ndarray:
-    """Draw a point cloud (n, 3) with the camera, light and arguments of `render`.
+    """Render a point cloud (n, 3) with the camera, light and arguments of `render`.
 
-    Each point is a disc of radius `point_size` (a share of the frame's radius), shaded by a normal
-    estimated from its neighbours; near points cover far ones.
+    Each point is a disc of radius `point_size`, a share of the frame's radius, shaded by a normal
+    estimated from its neighbours. Points in front cover those behind.
 
     Returns:
         (size, size, 3) uint8.
@@ -216,7 +225,7 @@ def render_points(
     frame = bounding_frame(points) if frame is None else frame
     camera = Camera.around(frame, azimuth, elevation, up)
     pixels = size * _SUPERSAMPLING
-    normals = toward(_estimated_normals(points), points - camera.position)
+    normals = turned_against(_estimated_normals(points), points - camera.position)
     directions, intensities = camera.lights()
     shade = np.maximum(normals @ directions.T, 0) @ intensities
     place, depth = camera.project(points, pixels)
@@ -235,7 +244,7 @@ def render_points(
 
 
 def _estimated_normals(points: np.ndarray, neighbours: int = 16) -> np.ndarray:
-    """Unit normals (n, 3), signs arbitrary: the least direction of spread among neighbours."""
+    """Unit normals (n, 3) of arbitrary sign: the direction in which neighbours vary least."""
     _, index = cKDTree(points).query(points, k=min(neighbours, len(points)))
     around = points[index.reshape(len(points), -1)]
     around = around - around.mean(axis=1, keepdims=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from metasdf.errors import InputError
 
-# Libraries that start threads of their own read these; one process per mesh is enough.
+# Limit the threads of numerical libraries, as there is a process for each core already.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -23,8 +23,13 @@ _THREAD_VARIABLES = (
 
 
 def num_processes(threads: int | None) -> int:
+    """The number of worker processes: `threads`, or by default the number of usable cores.
+
+    Raises:
+        InputError: `threads` is below 1.
+    """
     if threads is None:
-        affinity = getattr(os, "sched_getaffinity", None)  # Linux: the cores we may use
+        affinity = getattr(os, "sched_getaffinity", None)  # Linux only
         return len(affinity(0)) if affinity else os.cpu_count() or 1
     if threads < 1:
         raise InputError(f"--threads {threads}: must be at least 1")
@@ -36,9 +41,9 @@ def run_jobs(
 ) -> Iterator[tuple[tuple, Any]]:
     """Call `function(*job)` for each job in worker processes; yield (job, result) as each is done.
 
-    A worker that dies (a crash in a library, or killed for want of memory) takes its pool along.
-    The jobs that were running are then tried again, each alone, to find the one to blame: for
-    that one (job, None) is yielded.
+    If a worker dies (by a crash in a library, or killed for lack of memory), its pool is lost. The
+    jobs that were running are then repeated one at a time; for a job whose worker dies again,
+    (job, None) is yielded.
     """
     waiting, suspects = list(reversed(jobs)), []
     while waiting or suspects:
@@ -63,7 +68,7 @@ def run_jobs(
 
 @contextlib.contextmanager
 def worker_pool(processes: int | None) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, each limited to one thread, that end when this process does."""
+    """A pool of worker processes, limited to one thread each, that end when this process does."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     context = multiprocessing.get_context("spawn")

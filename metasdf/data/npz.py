@@ -1,14 +1,4 @@
-"""DeepSDF's files on disk -> tasks of (context, query).
-
-    <data_source>/SdfSamples/<dataset>/<class>/<instance>.npz       pos, neg: float32 [n, 4]
-    <data_source>/SurfaceSamples/<dataset>/<class>/<instance>.ply   points in the mesh's own frame
-    <data_source>/PartialSamples/<dataset>/<class>/<instance>.ply   the same, of a partial scan
-    <data_source>/NormalizationParameters/<dataset>/<class>/<instance>.npz   offset [3], scale [1]
-
-Rows of pos and neg are x, y, z, signed distance, normalised: (original + offset) * scale.
-SDF samples are memory-mapped where they lie, never read whole. Every random number follows from
-(seed, epoch, shape), so neither order nor interruption changes what is drawn.
-"""
+"""Arrays of npz files, memory-mapped where possible; damage becomes a clear error."""
 
 import math
 import threading
@@ -18,11 +8,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from metasdf.errors import InputError
 
-# What reading a damaged npz file raises: a flipped byte can look like a password or a long array.
+# What reading a damaged npz file may raise: a flipped byte can mimic a password or a long array.
 DAMAGED = (
     *(OSError, ValueError, EOFError, OverflowError, MemoryError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
@@ -36,7 +25,9 @@ HEADER_LOCK = threading.Lock()
 def map_npz(path: Path, name: str) -> np.ndarray:
     """Array `name` of an npz file, memory-mapped if stored uncompressed, else read.
 
-    InputError if the file is missing, truncated, no npz, or holds no such array of numbers.
+    Raises:
+        InputError: the file is missing, truncated or no npz file, or holds no such array of
+            numbers.
     """
     member = name + ".npy"
     try:
@@ -62,7 +53,9 @@ def map_npz(path: Path, name: str) -> np.ndarray:
             file.seek(info.header_offset + 26)
             name_length, extra_length = np.frombuffer(file.read(4), "<u2")
         start = info.header_offset + 30 + int(name_length) + int(extra_length) + header_size
-        # Of torch, as NumPy's mappings keep their files open, and a split has thousands.
+        import torch  # takes a second, which workers that only write files are spared
+
+        # Mapped by torch: NumPy's mappings keep their files open, and a split has thousands.
         whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
         return np.ndarray(shape, dtype, whole.numpy(), start, order=order)
     except KeyError:

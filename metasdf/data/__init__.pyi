@@ -1,0 +1,16 @@
+from .formats import read_normalisation as read_normalisation
+from .formats import read_points as read_points
+from .formats import read_sdf_samples as read_sdf_samples
+from .formats import write_normalisation as write_normalisation
+from .formats import write_points as write_points
+from .formats import write_sdf_samples as write_sdf_samples
+from .names import ShapeName as ShapeName
+from .names import read_split as read_split
+from .names import write_split as write_split
+from .npz import map_npz as map_npz
+from .samples import Samples as Samples
+from .tasks import SDFDataset as SDFDataset
+from .tasks import TaskDataset as TaskDataset
+from .tasks import check_shapes as check_shapes
+from .tasks import collate as collate
+from .tasks import to_device as to_device

@@ -1,0 +1,11 @@
+from .dataset import preprocess as preprocess
+from .depth_camera import scan as scan
+from .discover import MeshSource as MeshSource
+from .discover import find_meshes as find_meshes
+from .discover import meshes_of_split as meshes_of_split
+from .preprocessor import Record as Record
+from .preprocessor import Settings as Settings
+from .preprocessor import preprocess_meshes as preprocess_meshes
+from .shapes import make_shape as make_shape
+from .shapes import write_shapes as write_shapes
+from .splits import write_splits as write_splits

@@ -1,0 +1,10 @@
+from .fields import FittedField as FittedField
+from .fields import mesh_field as mesh_field
+from .fitting import fit as fit
+from .fitting import held_out_task as held_out_task
+from .fitting import reconstruct_shape as reconstruct_shape
+from .inputs import ShapeInput as ShapeInput
+from .one_shape import Reconstruction as Reconstruction
+from .one_shape import reconstruct as reconstruct
+from .single_file import reconstruct_file as reconstruct_file
+from .split import reconstruct_split as reconstruct_split

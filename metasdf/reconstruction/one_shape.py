@@ -1,0 +1,270 @@
+"""A trained model and one shape -> the shape's mesh and its signed distance function."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import trimesh
+from scipy.spatial import cKDTree
+
+from metasdf.errors import InputError
+from metasdf.geometry.bodies import OPEN_RULES
+from metasdf.geometry.mesh import sample_surface
+from metasdf.geometry.normalisation import MARGIN, Normalisation
+from metasdf.geometry.sdf import SurfaceTree
+from metasdf.learning.curriculum import KEYS, is_2d
+from metasdf.learning.device import choose_device
+from metasdf.maml import Method
+from metasdf.reconstruction.contexts import (
+    draw_context,
+    input_normalisation,
+    normalise_input,
+    outside_cube,
+    with_body,
+    with_surface_points,
+)
+from metasdf.reconstruction.fields import FittedField, mesh_field
+from metasdf.reconstruction.fitting import add_noise, context_size, fit, shape_rng
+from metasdf.reconstruction.inputs import ShapeInput, ShapeLike, as_shape_input
+
+SURFACE_POINTS = 30_000  # drawn on a mesh; also the most points at which residuals are measured
+DEFAULTS = {name: key.default for name, key in KEYS.items()}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A reconstructed shape.
+
+    Attributes:
+        mesh: its surface, in the frame and units of the input.
+        field: its signed distance function, points (n, 3) -> (n,), in the same frame and units.
+        record: how it came about: kind and size of the input, normalisation, context, seconds, and
+            how far mesh and input lie from each other (`residuals`).
+    """
+
+    mesh: trimesh.Trimesh
+    field: FittedField
+    record: dict[str, Any]
+
+
+def reconstruct(
+    model: Method,
+    shape: ShapeLike,
+    *,
+    context_mode: str | None = None,
+    num_steps: int | None = None,
+    context_points: int | None = None,
+    resolution: int = DEFAULTS["resolution"],
+    normalisation: Normalisation | None = None,
+    open_rule: str = "reject",
+    context_noise: float = 0.0,
+    seed: int = 0,
+    dense_grid: bool = False,
+    device: torch.device | str | None = None,
+) -> Reconstruction:
+    """Adapt a trained model to one shape and mesh its zero level set.
+
+    Args:
+        model: as from `load_model`; it is moved to `device` and put into evaluation mode.
+        shape: a mesh, surface points (n, 3), a tuple (points, outward normals), a path (obj ply stl
+            off glb xyz npz) or a `ShapeInput`, in any frame and units, upright as in training.
+        context_mode: "dense": signed distances, "levelset" or "partial": surface points. None: as
+            in the model's training; where unknown, dense if the shape gives signed distances.
+        num_steps: inner steps; None: the model's default.
+        context_points: None: 50,000 signed distances, or at most 10,000 surface points.
+        resolution: grid points along each side of the cube [-1, 1]^3 in the normalised frame.
+        normalisation: of the whole shape, where `shape` is a part of it; of DeepSDF's samples, that
+            of the original mesh. None: the input's own.
+        open_rule: "reject" or "thicken" a mesh that bounds no solid where dense mode needs one.
+        context_noise: standard deviation, in the normalised frame, of noise on context positions.
+        seed: of the random context points.
+        dense_grid: evaluate the whole grid, not only where the surface can be.
+        device: None: where the model is.
+
+    Raises:
+        InputError: shape or arguments cannot be used (NoSolidError: see `open_rule`).
+        NoSurfaceError: the fitted field has no zero level set in the cube.
+    """
+    _check_arguments(context_mode, num_steps, context_points, resolution, context_noise, seed)
+    device = _place(model, device)
+    shape = as_shape_input(shape)
+    rng = shape_rng(seed, shape.source.name if shape.source else "")
+    mode = context_mode or _training_mode(model)
+    with _errors_naming(shape.source):
+        context = prepare_context(shape, mode, context_points, normalisation, open_rule, rng)
+    context = context._replace(x=add_noise(context.x, context_noise, rng))
+    return _adapt_and_mesh(model, shape, context, num_steps, resolution, dense_grid, device, rng)
+
+
+class Context(NamedTuple):
+    """The context that a model adapts to, and the shape that it was drawn from.
+
+    Attributes:
+        shape: in the normalised frame.
+        normalisation: the map into that frame.
+        mode: "dense", "levelset" or "partial".
+        x, y: (n, 3) and (n, 1), float32.
+    """
+
+    shape: ShapeInput
+    normalisation: Normalisation
+    mode: str
+    x: np.ndarray
+    y: np.ndarray
+
+
+def prepare_context(
+    shape: ShapeInput,
+    mode: str | None,
+    count: int | None,
+    normalisation: Normalisation | None,
+    open_rule: str,
+    rng: np.random.Generator,
+) -> Context:
+    """Normalise a shape and draw its context; arguments and errors as for `reconstruct`."""
+    if open_rule not in OPEN_RULES:
+        raise InputError(f"open_rule: {open_rule!r} is unknown; choose {' or '.join(OPEN_RULES)}")
+    if normalisation is None:
+        normalisation = input_normalisation(shape)
+    shape = normalise_input(shape, normalisation)
+    if shape.mesh is not None:
+        shape = with_body(shape, open_rule, required=mode == "dense")
+    mode = mode or ("dense" if shape.has_signs else "levelset")
+    count = context_size({**DEFAULTS, "context_mode": mode, "context_points": count})
+    if shape.mesh is not None:
+        shape = with_surface_points(shape, max(SURFACE_POINTS, count), rng)
+    return Context(shape, normalisation, mode, *draw_context(shape, mode == "dense", count, rng))
+
+
+def _adapt_and_mesh(
+    model: Method,
+    shape: ShapeInput,
+    context: Context,
+    num_steps: int | None,
+    resolution: int,
+    dense_grid: bool,
+    device: torch.device,
+    rng: np.random.Generator,
+) -> Reconstruction:
+    """The second half of `reconstruct`; rng: for the residuals."""
+    x, y = (torch.from_numpy(array)[None].to(device) for array in (context.x, context.y))
+    fields, adapt_seconds = fit(model, (x, y), num_steps, device)
+    start = time.perf_counter()
+    mesh = mesh_field(model, fields, resolution, device, dense_grid)
+    mesh_seconds = time.perf_counter() - start
+    normalised, normalisation = context.shape, context.normalisation
+    record = {
+        "input": None if shape.source is None else str(shape.source),
+        "kind": shape.kind,
+        "num_rows": len(shape.points),
+        "left_out": shape.left_out,
+        "outside_cube": int(outside_cube(normalised.extent()).sum()),
+        "signs": normalised.body.quality.method if normalised.body else None,
+        "normalisation": {
+            "offset": np.asarray(normalisation.offset).tolist(),
+            "scale": normalisation.scale,
+        },
+        "context_mode": context.mode,
+        "context_points": len(context.x),
+        "steps": model.num_steps if num_steps is None else num_steps,
+        "adapt_seconds": adapt_seconds,
+        "mesh_seconds": mesh_seconds,
+        "distance": residuals(normalised, mesh, normalisation.scale, rng),
+        "device": str(device),
+    }
+    mesh.vertices = normalisation.invert(mesh.vertices)
+    return Reconstruction(mesh, FittedField(model, fields, normalisation, device), record)
+
+
+def residuals(
+    shape: ShapeInput, mesh: trimesh.Trimesh, scale: float, rng: np.random.Generator
+) -> dict[str, float | None]:
+    """How far a shape and the mesh reconstructed from it lie from each other.
+
+    Args:
+        shape, mesh: in the normalised frame.
+        scale: of the normalisation.
+
+    Returns:
+        Mean and median distance from the shape's points to the mesh (of SDF samples, between their
+        absolute distance and the mesh's) in the units of the original frame, and relative to the
+        radius of the shape's bounding sphere. For surface points also back_relative_mean: the mean
+        distance from the mesh to the nearest point, less the points' mean distance from each other.
+        It grows with surface that has no points: invented, or not seen by a scan.
+    """
+    chosen = rng.permutation(len(shape.points))[:SURFACE_POINTS]
+    error, _ = SurfaceTree(mesh).nearest(shape.points[chosen])
+    if shape.distances is not None:
+        error = np.abs(error - np.abs(shape.distances[chosen]))
+    mean, median = float(error.mean()), float(np.median(error))
+    back = None
+    if shape.distances is None:
+        mesh_points, _ = sample_surface(mesh, SURFACE_POINTS, rng)
+        tree = cKDTree(shape.points)
+        spacing = tree.query(shape.points[chosen], k=2)[0][:, 1].mean()
+        back = max(0.0, float(tree.query(mesh_points)[0].mean() - spacing)) * MARGIN
+    return {
+        "mean": mean / scale,
+        "median": median / scale,
+        "relative_mean": mean * MARGIN,
+        "relative_median": median * MARGIN,
+        "back_relative_mean": back,
+    }
+
+
+# Arguments
+
+
+def _check_arguments(
+    context_mode: str | None,
+    num_steps: int | None,
+    context_points: int | None,
+    resolution: int,
+    context_noise: float,
+    seed: int,
+) -> None:
+    """InputError, with the argument's name, where a value is not one that its key may have."""
+    if context_mode is not None:
+        KEYS["context_mode"].check("context_mode", context_mode)
+    KEYS["reconstruction_steps"].check("num_steps", num_steps)
+    KEYS["context_points"].check("context_points", context_points)
+    KEYS["resolution"].check("resolution", resolution)
+    KEYS["context_noise"].check("context_noise", context_noise)
+    KEYS["seed"].check("seed", seed)
+
+
+def _place(model: Method, device: torch.device | str | None) -> torch.device:
+    """Move the model to a device, None: where it is, and put it into evaluation mode."""
+    if device is None:
+        parameter = next(model.parameters(), None)
+        device = torch.device("cpu") if parameter is None else parameter.device
+    elif isinstance(device, str):
+        device = choose_device(device)
+    model.to(device).eval()
+    return device
+
+
+def _training_mode(model: Method) -> str | None:
+    """The context mode of the curriculum that a model was trained with, if it has one."""
+    curriculum = getattr(model, "curriculum", None)
+    if curriculum is None:
+        return None
+    if is_2d(curriculum):
+        raise InputError("the model was trained on images (2D); reconstruct needs one of shapes")
+    return curriculum["context_mode"]
+
+
+@contextmanager
+def _errors_naming(source: Path | None) -> Iterator[None]:
+    """Put the name of the input file, if any, before the message of an InputError."""
+    try:
+        yield
+    except InputError as error:
+        if source is not None:
+            error.args = (f"{source}: {error}",)
+        raise

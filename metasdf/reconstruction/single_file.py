@@ -1,0 +1,124 @@
+"""Reconstruct the shape in one file: the mesh beside a record of how it came about."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metasdf.data.formats import read_normalisation
+from metasdf.errors import InputError
+from metasdf.files import write_json
+from metasdf.geometry.grid import NoSurfaceError
+from metasdf.geometry.mesh_files import write_ply
+from metasdf.maml import Method
+from metasdf.reconstruction.fitting import context_size
+from metasdf.reconstruction.inputs import read_shape_input
+from metasdf.reconstruction.one_shape import reconstruct
+
+log = logging.getLogger(__name__)
+
+FAR = 0.05  # distance, relative to the bounding sphere's radius, above which a note is printed
+
+
+def reconstruct_file(
+    model: Method,
+    curriculum: Mapping[str, Any],
+    device: torch.device,
+    path: str | os.PathLike,
+    output: str | os.PathLike | None = None,
+    normalisation_file: str | os.PathLike | None = None,
+    open_rule: str = "reject",
+    checkpoint: str = "",
+) -> int:
+    """Reconstruct the shape in the file `path`, in its frame, and log a summary.
+
+    Args:
+        curriculum: complete, of 3D; it says what context is drawn and how it is meshed.
+        output: a .ply file; None: `<reconstruction_output_dir>/<name of path>_reconstruction.ply`.
+            `<output>.json` is the record.
+        normalisation_file: normalisation of the whole shape, see `reconstruct`.
+        open_rule: see `reconstruct`.
+        checkpoint: the model's file, for the record.
+
+    Returns:
+        The number of failures: 1 if the field has no surface, which is reported, else 0.
+
+    Raises:
+        InputError: the file or an argument cannot be used.
+    """
+    path, output = Path(path), _output_file(curriculum, Path(path), output)
+    record_file = output.with_name(output.name + ".json")
+    shape = read_shape_input(path)
+    frame = None if normalisation_file is None else read_normalisation(normalisation_file)
+    try:
+        result = reconstruct(
+            model,
+            shape,
+            context_mode=curriculum["context_mode"],
+            num_steps=curriculum["reconstruction_steps"],
+            context_points=context_size(curriculum),
+            resolution=curriculum["resolution"],
+            normalisation=frame,
+            open_rule=open_rule,
+            context_noise=curriculum["context_noise"],
+            seed=curriculum["seed"],
+            dense_grid=curriculum["dense_grid"],
+            device=device,
+        )
+    except NoSurfaceError as error:
+        for file in (output, record_file):  # left by an earlier run
+            file.unlink(missing_ok=True)
+        log.warning("failed: %s: %s", path, error)
+        return 1
+    record = {
+        **result.record,
+        "file": str(output),
+        "checkpoint": str(checkpoint),
+        "curriculum": dict(curriculum),
+    }
+    write_ply(output, result.mesh)
+    write_json(record_file, record)
+    log.info(summary(record))
+    return 0
+
+
+def _output_file(
+    curriculum: Mapping[str, Any], path: Path, output: str | os.PathLike | None
+) -> Path:
+    folder = Path(curriculum["reconstruction_output_dir"])
+    output = Path(output or folder / f"{path.stem}_reconstruction.ply")
+    if output.suffix.lower() != ".ply":
+        raise InputError(f"--output {output}: must end in .ply")
+    if output.exists() and path.exists() and output.samefile(path):
+        raise InputError(f"--output {output}: is the input itself; choose another name")
+    return output
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """A record in a few lines."""
+    distance, steps = record["distance"], record["steps"]
+    unit = "vertices" if record["kind"] == "mesh" else "points"
+    lines = [f"{record['input']}: {record['kind']}, {record['num_rows']} {unit}"]
+    if record["left_out"]:
+        lines.append(f"{record['left_out']} rows left out: not finite, or a normal of length 0")
+    if record["outside_cube"]:
+        lines.append(f"{record['outside_cube']} points lie outside of what is meshed")
+    lines += [
+        f"context: {record['context_points']} points, {record['context_mode']}; {steps} "
+        f"step{'' if steps == 1 else 's'} in {record['adapt_seconds']:.3f} s on {record['device']}",
+        f"input to surface: mean {distance['mean']:.4g}, median {distance['median']:.4g} in its "
+        f"units; {distance['relative_mean']:.4f} and {distance['relative_median']:.4f} of its "
+        "bounding sphere's radius",
+        f"written: {record['file']} and {record['file']}.json",
+    ]
+    if (back := distance["back_relative_mean"]) is not None:
+        lines.insert(-1, f"surface to input: mean {back:.4f} of that radius")
+    if max(distance["relative_mean"], back or 0.0) > FAR:
+        lines.append(
+            "note: that is far; look at the result. Does the input stand as the shapes of training "
+            "did (here: y up), is it of their kind, and are these enough points?"
+        )
+    return "\n".join(lines)
