@@ -1,4 +1,6 @@
-"""The curriculums: what to train, on what and how. Keys and defaults: metasdf/curriculum.py.
+"""The curriculums: what to train, on what and how.
+
+Keys and defaults: metasdf/learning/curriculum.py.
 
 Relative paths are relative to this folder. Any key can be overridden on the command line.
 """

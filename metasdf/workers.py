@@ -4,10 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from types import ModuleType
 from typing import Any
 
 from metasdf.errors import InputError
@@ -37,9 +39,12 @@ def num_processes(threads: int | None) -> int:
 
 
 def run_jobs(
-    function: Callable[..., Any], jobs: Sequence[tuple], processes: int
+    function: Callable[..., Any], jobs: Sequence[tuple], processes: int, import_main: bool = True
 ) -> Iterator[tuple[tuple, Any]]:
     """Call `function(*job)` for each job in worker processes; yield (job, result) as each is done.
+
+    import_main: workers import the program's main module, which functions and jobs defined there
+    need. Without it, a script may call this outside of `if __name__ == "__main__":`.
 
     If a worker dies (by a crash in a library, or killed for lack of memory), its pool is lost. The
     jobs that were running are then repeated one at a time; for a job whose worker dies again,
@@ -54,7 +59,8 @@ def run_jobs(
             try:
                 while batch or running:
                     while batch and len(running) < (1 if alone else processes):
-                        future = pool.submit(function, *batch[-1])
+                        with contextlib.nullcontext() if import_main else _without_main():
+                            future = pool.submit(function, *batch[-1])  # starts the workers
                         running[future] = batch.pop()  # removed only once handed over
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         result = future.result()
@@ -82,6 +88,17 @@ def worker_pool(processes: int | None) -> Iterator[ProcessPoolExecutor]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main module, so that a process that is started now does not import it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker() -> None:

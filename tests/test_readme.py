@@ -1,12 +1,12 @@
 """The README's examples run as they stand."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
-import metasdf
 from conftest import ROOT
 from metasdf.preparation.shapes import make_shape, write_shapes
 
@@ -18,24 +18,37 @@ def test_there_are_two_examples_and_the_first_has_ten_lines():
     assert len([line for line in BLOCKS[0].splitlines() if line]) <= 10
 
 
+SMALL = """
+import metasdf
+
+load = metasdf.load_curriculum
+
+
+def small(name, overrides):
+    keys = {"num_epochs": 4, "hidden_features": 32, "SDFSamplesPerScene": 512}
+    output = {"output_dir": "run", "resolution": 32, "reconstruction_sdf_samples": 4000}
+    return load(name, {**overrides, **keys, **output})
+
+
+metasdf.load_curriculum = small
+"""
+
+
 @pytest.mark.slow
-def test_ten_lines_go_from_a_folder_of_meshes_to_a_mesh_and_its_chamfer_distance(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
+def test_ten_lines_go_from_a_folder_of_meshes_to_a_mesh_and_its_chamfer_distance(tmp_path):
+    """As a script, without any `if __name__ == "__main__":`; its training is smaller."""
     write_shapes(tmp_path / "meshes", "tables", 6)
     make_shape("tables", 7, 0).export(tmp_path / "scan.ply")
-    load = metasdf.load_curriculum
-
-    def small(name, overrides):
-        """The same at a fraction of its size."""
-        keys = {"num_epochs": 4, "hidden_features": 32, "SDFSamplesPerScene": 512}
-        output = {"output_dir": "run", "resolution": 32, "reconstruction_sdf_samples": 4000}
-        return load(name, {**overrides, **keys, **output})
-
-    monkeypatch.setattr(metasdf, "load_curriculum", small)
-    exec(compile(BLOCKS[0], "README.md", "exec"), {"__name__": "example"})
-    chamfer, field = capsys.readouterr().out.splitlines()[-1].split(maxsplit=1)
+    (tmp_path / "example.py").write_text(SMALL + BLOCKS[0])
+    done = subprocess.run(
+        [sys.executable, "example.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    chamfer, field = done.stdout.splitlines()[-1].split(maxsplit=1)
     assert 0 < float(chamfer) < 1
     assert re.fullmatch(r"\[-?\d\.\d+(e-\d+)?\]", field)
     assert (tmp_path / "reconstruction.ply").stat().st_size > 1000

@@ -11,7 +11,6 @@ import pytest
 
 from conftest import ROOT
 
-
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 

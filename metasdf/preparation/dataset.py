@@ -24,8 +24,7 @@ def preprocess(
 
     Writes SdfSamples, SurfaceSamples, NormalizationParameters, report.json and
     splits/<class>_train.json, <class>_test.json below `out`. A mesh that cannot be used is recorded
-    as rejected, with the reason, and the others are processed all the same. As meshes are processed
-    in processes of their own, a script needs the usual `if __name__ == "__main__":`.
+    as rejected, with the reason, and the others are processed all the same.
 
     Args:
         meshes: a mesh file, a folder of meshes, or a tree <class>/<instance>.

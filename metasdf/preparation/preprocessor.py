@@ -123,8 +123,7 @@ def preprocess_meshes(
     """Preprocess meshes in parallel and write `out`/report.json and `out`/.datasources.json.
 
     A shape that cannot be used is recorded as rejected, with the reason, and logged (level INFO);
-    the run goes on. The numbers written depend neither on `threads` nor on the order. As worker
-    processes are spawned, a script that calls this needs `if __name__ == "__main__":`.
+    the run goes on. The numbers written depend neither on `threads` nor on the order.
 
     Args:
         sources: what `find_meshes` or `meshes_of_split` returned.
@@ -207,7 +206,7 @@ def _run(
 
     earlier: entries of the earlier report.json.
     """
-    for (source, *_), record in run_jobs(preprocess_mesh, jobs, processes):
+    for (source, *_), record in run_jobs(preprocess_mesh, jobs, processes, import_main=False):
         name = str(source.name)
         if record is None:
             reason = "the worker process died (a crash, or too little memory)"
