@@ -34,7 +34,7 @@ def meshes_below(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.ply"))
 
 
-def test_a_split_is_reconstructed_and_failures_are_counted(model, curriculum, tmp_path, capsys):
+def test_a_split_is_reconstructed_and_failures_are_counted(model, curriculum, tmp_path, caplog):
     split = tmp_path / "test.json"
     split.write_text('{"made": {"spheres": ["e", "absent", "f"]}}')
     curriculum = {**curriculum, "test_split": str(split)}
@@ -42,7 +42,7 @@ def test_a_split_is_reconstructed_and_failures_are_counted(model, curriculum, tm
         model.network.net[-1].bias.fill_(-0.3)
     failed = reconstruct_split(model, curriculum, CPU, "some.pth", trajectories=1)
     assert failed == 1
-    assert "failed: made/spheres/absent" in capsys.readouterr().err
+    assert "failed: made/spheres/absent" in caplog.text
     folder = tmp_path / "reconstructions"
     assert meshes_below(folder) == ["made/spheres/e.ply", "made/spheres/f.ply"]
     assert meshes_below(tmp_path / "reconstructions_steps") == [
@@ -60,12 +60,12 @@ def test_a_split_is_reconstructed_and_failures_are_counted(model, curriculum, tm
     assert np.array_equal(last.vertices, final.vertices)
 
 
-def test_a_shape_without_surface_leaves_no_file(model, curriculum, tmp_path, capsys):
+def test_a_shape_without_surface_leaves_no_file(model, curriculum, tmp_path, caplog):
     with torch.no_grad():
         model.network.net[-1].weight.zero_()
         model.network.net[-1].bias.fill_(5.0)
     assert reconstruct_split(model, curriculum, CPU) == 2
-    assert "outside everywhere on a grid of" in capsys.readouterr().err
+    assert "outside everywhere on a grid of" in caplog.text
     assert not list(tmp_path.rglob("*.ply"))
 
 
