@@ -50,7 +50,7 @@ class TrainingResult:
     """What came of a training.
 
     Attributes:
-        model: the trained model, in evaluation mode.
+        model: the trained model, in evaluation mode; its attribute `curriculum` is the curriculum.
         losses: the outer loss of each step taken now; NaN where a step was left out.
         steps: outer steps in all, also those of earlier runs that were continued.
         left_out: how many shapes or images could not be used.
@@ -174,6 +174,7 @@ def train(
     if state:
         check_continues(latest, state, curriculum, tasks.names)
     model, optimizer = untrained(curriculum, len(tasks.names), device)
+    model.curriculum = dict(curriculum)  # as that of a model from `load_model`
     first_epoch = 0
     if state:
         model.load_state_dict(state["model"])

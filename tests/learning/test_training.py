@@ -62,6 +62,7 @@ def test_training_in_memory_gives_the_same_weights_and_writes_nothing(spheres, t
     assert not model.training
     assert len(losses) == 3 * 2
     assert result.checkpoint is None
+    assert model.curriculum == options
     assert capsys.readouterr().out == ""
     train(options, CPU)
     assert_same(model.state_dict(), weights(tmp_path / "out"))
