@@ -109,6 +109,7 @@ _SIREN = {
     "lr": 5e-4,
     "training_mode": "multitask",
     "context_mode": "dense",
+    "surface": "logit",  # smooth, where the original's is a staircase
 }
 
 # The demo: procedural tables.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metasdf.errors import InputError
 
+SURFACES = ("composite", "logit")  # of a composite network, see `CompositeLoss.surface`
 IGNORED_DISTANCE = -1.0  # a query target of exactly this has a known sign, an unknown distance
 
 
@@ -81,6 +82,11 @@ class DistanceLoss(nn.Module):
     def signed_distance(prediction: Tensor) -> Tensor:
         return prediction[..., :1]
 
+    @staticmethod
+    def surface(prediction: Tensor, kind: str = "composite") -> Tensor:
+        """What is zero on the surface, [..., 1]: the distance, whatever the kind."""
+        return prediction[..., :1]
+
 
 class ColourLoss(DistanceLoss):
     """The same of colours in [-1, 1], averaged over points and channels (SIREN, sec. 4.1)."""
@@ -132,6 +138,16 @@ class CompositeLoss(nn.Module):
     def signed_distance(prediction: Tensor) -> Tensor:
         """sign(channel 0) |channel 1|, [..., 1]."""
         return torch.sign(prediction[..., :1]) * prediction[..., 1:2].abs()
+
+    @classmethod
+    def surface(cls, prediction: Tensor, kind: str = "composite") -> Tensor:
+        """What is zero on the surface, [..., 1]; kind: one of SURFACES.
+
+        "composite" is the signed distance, as in the original. It jumps where the sign changes, so
+        that marching cubes makes a staircase of it. "logit" is channel 0: smooth, with the same
+        signs, but no distance.
+        """
+        return prediction[..., :1] if kind == "logit" else cls.signed_distance(prediction)
 
 
 TRAINING_MODES = ("multitask", "l1", "l2")

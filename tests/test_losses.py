@@ -9,6 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from metasdf.errors import InputError
 from metasdf.losses import (
+    SURFACES,
     ColourLoss,
     CompositeLoss,
     DistanceLoss,
@@ -73,6 +74,16 @@ def test_a_composite_network_means_sign_times_distance():
     assert CompositeLoss.signed_distance(prediction).flatten().tolist() == pytest.approx(
         [-0.2, 0.1]
     )
+
+
+def test_the_surface_is_that_of_the_signed_distance_or_of_the_smooth_logit():
+    prediction = torch.tensor([[[-3.0, 0.2], [4.0, -0.1]]])
+    loss = CompositeLoss()
+    composite, logit = (loss.surface(prediction, kind).flatten().tolist() for kind in SURFACES)
+    assert composite == pytest.approx([-0.2, 0.1])
+    assert logit == [-3.0, 4.0]
+    distances = DistanceLoss().surface(prediction[..., 1:], "logit").flatten().tolist()
+    assert distances == pytest.approx([0.2, -0.1])
 
 
 def test_misclassified_percentage_counts_wrong_signs():

@@ -14,7 +14,7 @@ from typing import Any
 
 from metasdf.errors import InputError, listed, near_matches
 from metasdf.learning.extensions import is_dotted
-from metasdf.losses import TRAINING_MODES
+from metasdf.losses import SURFACES, TRAINING_MODES
 from metasdf.networks import NETWORKS
 from metasdf.step_sizes import STEP_SIZE_TYPES
 
@@ -277,6 +277,12 @@ _RECONSTRUCTION: dict[str, Key] = {
     ),
     "resolution": Key(
         int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2, maximum=2048
+    ),
+    "surface": Key(
+        str,
+        "composite",
+        "multitask: mesh the level set of sign(logit) |distance|, as the original, or of the logit",
+        SURFACES,
     ),
     "dense_grid": Key(bool, False, "evaluate all of the grid, not only where surface can be"),
 }

@@ -3,6 +3,7 @@
 Grids take a function of points and know nothing of methods; `point_function` makes one.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,39 +19,64 @@ from metasdf.geometry.sparse_grid import SparseGrid
 from metasdf.maml import Method
 
 
-def point_function(model: Method, fields: Any) -> Field:
+def point_function(model: Method, fields: Any, surface: str = "composite") -> Field:
     """The fitted field of a single task, `fields` from `model.adapt`, as a function of points.
+
+    Args:
+        surface: one of SURFACES.
 
     Returns:
         A function of points (n, 3) in the normalised frame, on the model's device. It gives two
-        tensors (n,): the signed distance, and the network's first output, which has the same sign
-        and no jumps (of the composite loss the logit).
+        tensors (n,): the function whose zero level set is the surface, and the network's first
+        output, which has the same sign and no jumps (of the composite loss the logit).
     """
 
     def function(x: Tensor) -> tuple[Tensor, Tensor]:
         prediction = model.predict(x.unsqueeze(0), fields)[0]
-        return model.loss.signed_distance(prediction)[:, 0], prediction[:, 0]
+        return _surface(model, prediction, surface)[:, 0], prediction[:, 0]
 
     return function
 
 
+def _surface(model: Method, prediction: Tensor, surface: str) -> Tensor:
+    """The surface function; the signed distance of a loss of the user's own that has none."""
+    if hasattr(model.loss, "surface"):
+        return model.loss.surface(prediction, surface)
+    return model.loss.signed_distance(prediction)
+
+
 def mesh_field(
-    model: Method, fields: Any, resolution: int, device: torch.device, dense: bool = False
+    model: Method,
+    fields: Any,
+    resolution: int,
+    device: torch.device,
+    dense: bool = False,
+    surface: str = "composite",
 ) -> trimesh.Trimesh:
     """Mesh the fitted field of a single task, `fields` from `model.adapt`, over [-1, 1]^3.
 
-    dense: evaluate the whole grid, `resolution` points along each side, not only where the surface
-    can be; the mesh is the same, see `SparseGrid` for the exceptions. A field without gradients
-    is always meshed densely.
+    Args:
+        dense: evaluate the whole grid, `resolution` points along each side, not only where the
+            surface can be; the mesh is the same, see `SparseGrid` for the exceptions. A field
+            without gradients is always meshed densely.
+        surface: one of SURFACES: whose zero level set is meshed.
 
     Raises:
         NoSurfaceError: the field has no zero level set in the cube.
     """
-    function = point_function(model, fields)
+    function = point_function(model, fields, surface)
     if dense or not _has_gradients(function, device):
         return extract_mesh(lambda x: function(x)[0], resolution, device)
     clamp = getattr(model.loss, "clamp", None)
     return SparseGrid(function, resolution, device, clamp).mesh()
+
+
+def mesh_fitted(
+    model: Method, fields: Any, curriculum: Mapping[str, Any], device: torch.device
+) -> trimesh.Trimesh:
+    """`mesh_field` as a complete curriculum of 3D says."""
+    resolution, dense = curriculum["resolution"], curriculum["dense_grid"]
+    return mesh_field(model, fields, resolution, device, dense, curriculum["surface"])
 
 
 def _has_gradients(function: Field, device: torch.device) -> bool:

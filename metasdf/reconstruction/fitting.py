@@ -16,7 +16,7 @@ from metasdf.data.tasks import Task, collate, draw_task, to_device
 from metasdf.learning.device import synchronize
 from metasdf.losses import misclassified_percentage
 from metasdf.maml import Method
-from metasdf.reconstruction.fields import mesh_field
+from metasdf.reconstruction.fields import mesh_fitted
 
 
 def shape_rng(seed: int, shape: ShapeName | str) -> np.random.Generator:
@@ -101,7 +101,7 @@ def reconstruct_shape(
     with torch.no_grad():
         misclassified = misclassified_percentage(model.predict(query_x, fields), query_y).item()
     before_mesh = time.perf_counter()
-    mesh = mesh_field(model, fields, curriculum["resolution"], device, curriculum["dense_grid"])
+    mesh = mesh_fitted(model, fields, curriculum, device)
     return mesh, {
         "adapt_seconds": seconds,
         "mesh_seconds": time.perf_counter() - before_mesh,

@@ -65,6 +65,7 @@ def reconstruct(
     context_noise: float = 0.0,
     seed: int = 0,
     dense_grid: bool = False,
+    surface: str | None = None,
     device: torch.device | str | None = None,
 ) -> Reconstruction:
     """Adapt a trained model to one shape and mesh its zero level set.
@@ -84,6 +85,8 @@ def reconstruct(
         context_noise: standard deviation, in the normalised frame, of noise on context positions.
         seed: of the random context points.
         dense_grid: evaluate the whole grid, not only where the surface can be.
+        surface: of a composite network, mesh the level set of its signed distance ("composite") or
+            of its smooth logit ("logit"). None: as the model's curriculum says, else "composite".
         device: None: where the model is.
 
     Raises:
@@ -91,6 +94,8 @@ def reconstruct(
         NoSurfaceError: the fitted field has no zero level set in the cube.
     """
     _check_arguments(context_mode, num_steps, context_points, resolution, context_noise, seed)
+    surface = surface or getattr(model, "curriculum", {}).get("surface", "composite")
+    KEYS["surface"].check("surface", surface)
     device = _place(model, device)
     shape = as_shape_input(shape)
     rng = shape_rng(seed, shape.source.name if shape.source else "")
@@ -98,7 +103,16 @@ def reconstruct(
     with _errors_naming(shape.source):
         context = prepare_context(shape, mode, context_points, normalisation, open_rule, rng)
     context = context._replace(x=add_noise(context.x, context_noise, rng))
-    return _adapt_and_mesh(model, shape, context, num_steps, resolution, dense_grid, device, rng)
+    meshing = Meshing(resolution, dense_grid, surface)
+    return _adapt_and_mesh(model, shape, context, num_steps, meshing, device, rng)
+
+
+class Meshing(NamedTuple):
+    """How a field is meshed; see `reconstruct`."""
+
+    resolution: int
+    dense_grid: bool
+    surface: str
 
 
 class Context(NamedTuple):
@@ -146,8 +160,7 @@ def _adapt_and_mesh(
     shape: ShapeInput,
     context: Context,
     num_steps: int | None,
-    resolution: int,
-    dense_grid: bool,
+    meshing: Meshing,
     device: torch.device,
     rng: np.random.Generator,
 ) -> Reconstruction:
@@ -155,7 +168,9 @@ def _adapt_and_mesh(
     x, y = (torch.from_numpy(array)[None].to(device) for array in (context.x, context.y))
     fields, adapt_seconds = fit(model, (x, y), num_steps, device)
     start = time.perf_counter()
-    mesh = mesh_field(model, fields, resolution, device, dense_grid)
+    mesh = mesh_field(
+        model, fields, meshing.resolution, device, meshing.dense_grid, meshing.surface
+    )
     mesh_seconds = time.perf_counter() - start
     normalised, normalisation = context.shape, context.normalisation
     record = {
@@ -174,6 +189,7 @@ def _adapt_and_mesh(
         "steps": model.num_steps if num_steps is None else num_steps,
         "adapt_seconds": adapt_seconds,
         "mesh_seconds": mesh_seconds,
+        "surface": meshing.surface,
         "distance": residuals(normalised, mesh, normalisation.scale, rng),
         "device": str(device),
     }

@@ -66,6 +66,7 @@ def reconstruct_file(
             context_noise=curriculum["context_noise"],
             seed=curriculum["seed"],
             dense_grid=curriculum["dense_grid"],
+            surface=curriculum["surface"],
             device=device,
         )
     except NoSurfaceError as error:

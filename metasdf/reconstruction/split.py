@@ -15,7 +15,7 @@ from metasdf.files import write_json
 from metasdf.geometry.grid import NoSurfaceError
 from metasdf.geometry.mesh_files import write_ply
 from metasdf.maml import Method
-from metasdf.reconstruction.fields import mesh_field
+from metasdf.reconstruction.fields import mesh_fitted
 from metasdf.reconstruction.fitting import reconstruct_shape
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def write_initialisation(
     no_context = torch.zeros(1, 1, 3, device=device), torch.zeros(1, 1, 1, device=device)
     try:
         fields = model.adapt(no_context, 0)
-        mesh = mesh_field(model, fields, curriculum["resolution"], device, curriculum["dense_grid"])
+        mesh = mesh_fitted(model, fields, curriculum, device)
     except NoSurfaceError:
         (folder / INITIALISATION).unlink(missing_ok=True)  # left by an earlier run
         return False

@@ -12,7 +12,7 @@ from metasdf.files import read_json
 from metasdf.geometry.grid import NoSurfaceError, evaluate_grid, grid_points, mesh_from_grid
 from metasdf.geometry.sparse_grid import SparseGrid
 from metasdf.learning.checkpoints import load_model
-from metasdf.losses import build_loss
+from metasdf.losses import SURFACES, build_loss
 from metasdf.maml import Method
 from metasdf.networks import CoordinateNetwork
 from metasdf.reconstruction.fields import mesh_field
@@ -293,8 +293,9 @@ def test_a_trained_model_gives_the_same_mesh_either_way(method, mode, spheres, t
     model = load_model(tmp_path / "checkpoints" / "latest.pth")
     task = held_out_task(curriculum, read_split(curriculum["test_split"])[0], CPU)
     fields = model.adapt(task["context"])
-    meshes = [mesh_field(model, fields, 48, CPU, dense) for dense in (False, True)]
-    assert_same_mesh(*meshes)
+    for surface in SURFACES:
+        meshes = [mesh_field(model, fields, 48, CPU, dense, surface) for dense in (False, True)]
+        assert_same_mesh(*meshes)
 
 
 def test_the_command_meshes_either_way(spheres, tmp_path):

@@ -118,6 +118,7 @@ OTHER = {
     "context_noise": 0.0625,
     "reconstruction_steps": 9,
     "resolution": 21,
+    "surface": "logit",
     "dense_grid": True,
 }
 

@@ -10,7 +10,7 @@ from metasdf.geometry.bodies import NoSolidError
 from metasdf.geometry.grid import NoSurfaceError, extract_mesh
 from metasdf.geometry.mesh import face_normals, sample_surface
 from metasdf.geometry.normalisation import Normalisation
-from metasdf.losses import DistanceLoss
+from metasdf.losses import CompositeLoss, DistanceLoss
 from metasdf.maml import Method
 from metasdf.reconstruction.inputs import ShapeInput
 from metasdf.reconstruction.one_shape import reconstruct
@@ -213,3 +213,34 @@ def test_a_field_is_meshed_without_any_model():
     mesh = extract_mesh(lambda x: x.norm(dim=1) - 0.5, 48)
     assert mesh.is_watertight
     assert np.linalg.norm(mesh.vertices, axis=1) == pytest.approx(0.5, abs=2e-3)
+
+
+class CompositeBall(Ball):
+    """The same with two outputs, a smooth logit and a distance that is off by half."""
+
+    loss = CompositeLoss()
+
+    def predict(self, x, fields):
+        distance = super().predict(x, fields)
+        return torch.cat([10 * distance, 0.5 * distance.abs() + 0.02], dim=-1)
+
+
+def test_the_surface_is_the_level_set_that_was_asked_for_and_distances_stay():
+    model, points = CompositeBall(), points_and_normals()
+    results = {}
+    for surface in ("composite", "logit"):
+        result = reconstruct(model, points, resolution=48, surface=surface, context_mode="dense")
+        assert result.record["surface"] == surface
+        results[surface] = result
+    fields = [result.field(points[0] * 1.1) for result in results.values()]
+    assert np.array_equal(*fields)  # sign(logit) |distance|, whatever is meshed
+    errors = {
+        surface: np.abs(np.linalg.norm(result.mesh.vertices - SHIFT, axis=1) / SCALE - RADIUS)
+        for surface, result in results.items()
+    }
+    # The jump of 2 * 0.02 where the sign changes makes a staircase of the composite surface.
+    assert errors["logit"].mean() < 0.25 * errors["composite"].mean()
+    model.curriculum = {"surface": "logit", "context_mode": "dense"}
+    assert reconstruct(model, points, resolution=24).record["surface"] == "logit"
+    with pytest.raises(InputError, match="surface: 'smooth' is unknown"):
+        reconstruct(model, points, surface="smooth")
