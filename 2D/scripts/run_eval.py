@@ -1,7 +1,11 @@
 """Fit and measure test images: python run_eval.py CURRICULUM --checkpoint FILE"""
 
+from pathlib import Path
+
 from metasdf.commands.console import run_command
 from metasdf.commands.evaluate_images import main
 
+CURRICULUMS = Path(__file__).resolve().parents[1] / "curriculums.py"
+
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: main(curriculums=CURRICULUMS))

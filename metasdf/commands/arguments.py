@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from metasdf.commands.command_line import CommandLine
@@ -21,15 +22,21 @@ from metasdf.learning.device import DEVICES
 class CurriculumCommandLine(CommandLine):
     """A command line on which every curriculum key is an option."""
 
-    def add_curriculum(self) -> None:
-        """Accept a curriculum's name, the file it stands in, and the device to run on."""
+    def add_curriculum(self, file: Path | None = None) -> None:
+        """Accept a curriculum's name, the file it stands in, and the device to run on.
+
+        file: the default; None: the curriculums that are shipped.
+        """
         self.add_argument("curriculum", help="its name; `metasdf curriculums` lists them")
-        self.add_curriculums_file()
+        self.add_curriculums_file(file)
         self.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
 
-    def add_curriculums_file(self) -> None:
+    def add_curriculums_file(self, file: Path | None = None) -> None:
         self.add_argument(
-            "--curriculums", metavar="FILE", help="a Python file of your own curriculums"
+            "--curriculums",
+            metavar="FILE",
+            default=file,
+            help="a Python file of your own curriculums, instead of those that are shipped",
         )
 
     def add_curriculum_keys(
@@ -62,13 +69,15 @@ class CurriculumCommandLine(CommandLine):
         return load_curriculum(options.curriculum, overrides, file=options.curriculums)
 
 
-def named_keys(arguments: Sequence[str], otherwise: Mapping[str, Key]) -> Mapping[str, Key]:
+def named_keys(
+    arguments: Sequence[str], otherwise: Mapping[str, Key], file: Path | None = None
+) -> Mapping[str, Key]:
     """The keys of the curriculum that a command line names, before it is parsed.
 
     Curriculums of 3D and of 2D have different keys. otherwise: where none is named, as with --help.
     """
     finder = CurriculumCommandLine(add_help=False)
-    finder.add_curriculums_file()
+    finder.add_curriculums_file(file)
     options, _ = finder.parse_known_args(arguments)
     curriculums = read_curriculums(options.curriculums)
     name = next((a for a in arguments if a in curriculums), None)

@@ -24,10 +24,14 @@ from metasdf.learning.device import choose_device, keep_freed_memory
 from metasdf.learning.models import CODE_FITTING
 
 
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run the command; the exit code."""
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
+    curriculums: Path | None = None,
+) -> int:
+    """Run the command; the exit code. curriculums: the file that they stand in."""
     parser = CurriculumCommandLine(prog=prog, description=__doc__)
-    parser.add_curriculum()
+    parser.add_curriculum(curriculums)
     parser.add_argument("--checkpoint", required=True, help="a .pth file that training wrote")
     parser.add_argument("--steps", type=whole_number, help="steps of a fit (default: as trained)")
     parser.add_argument("--gallery", metavar="PNG", help="also draw some fits, step by step")

@@ -15,6 +15,7 @@ Exit codes: 0 every shape was meshed, 1 some failed (by name and reason), 2 bad 
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from metasdf.commands.arguments import CurriculumCommandLine
@@ -30,9 +31,13 @@ from metasdf.reconstruction.split import reconstruct_split
 WITH_INPUT = ("output", "normalization", "open")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run the command; the exit code."""
-    parser = command_line(prog)
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
+    curriculums: Path | None = None,
+) -> int:
+    """Run the command; the exit code. curriculums: the file that they stand in."""
+    parser = command_line(prog, curriculums)
     options = parser.parse(arguments)
     own = options.input is not None
     for option in ("trajectories",) if own else WITH_INPUT:
@@ -67,10 +72,10 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     return 1 if failed else 0
 
 
-def command_line(prog: str | None) -> CurriculumCommandLine:
+def command_line(prog: str | None, curriculums: Path | None) -> CurriculumCommandLine:
     """The command's options."""
     parser = CurriculumCommandLine(prog=prog, description=__doc__)
-    parser.add_curriculum()
+    parser.add_curriculum(curriculums)
     parser.add_argument("--checkpoint", required=True, help="a .pth file that training wrote")
     parser.add_argument(
         "--trajectories",

@@ -1,7 +1,7 @@
 """A trained model and one shape -> the shape's mesh and its signed distance function."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def reconstruct(
     context_mode: str | None = None,
     num_steps: int | None = None,
     context_points: int | None = None,
-    resolution: int = DEFAULTS["resolution"],
+    resolution: int | None = None,
     normalisation: Normalisation | None = None,
     open_rule: str = "reject",
     context_noise: float = 0.0,
@@ -76,9 +76,11 @@ def reconstruct(
             off glb xyz npz) or a `ShapeInput`, in any frame and units, upright as in training.
         context_mode: "dense": signed distances, "levelset" or "partial": surface points. None: as
             in the model's training; where unknown, dense if the shape gives signed distances.
-        num_steps: inner steps; None: the model's default.
-        context_points: None: 50,000 signed distances, or at most 10,000 surface points.
-        resolution: grid points along each side of the cube [-1, 1]^3 in the normalised frame.
+        num_steps: inner steps; None: the curriculum's reconstruction_steps, else as in training.
+        context_points: None: as the curriculum says, else 50,000 signed distances, or at most
+            10,000 surface points.
+        resolution: grid points along each side of the cube [-1, 1]^3 in the normalised frame; None:
+            as the curriculum says, else 256.
         normalisation: of the whole shape, where `shape` is a part of it; of DeepSDF's samples, that
             of the original mesh. None: the input's own.
         open_rule: "reject" or "thicken" a mesh that bounds no solid where dense mode needs one.
@@ -93,15 +95,18 @@ def reconstruct(
         InputError: shape or arguments cannot be used (NoSolidError: see `open_rule`).
         NoSurfaceError: the fitted field has no zero level set in the cube.
     """
+    keys = {**DEFAULTS, **getattr(model, "curriculum", {})}
+    resolution, surface = resolution or keys["resolution"], surface or keys["surface"]
+    num_steps = keys["reconstruction_steps"] if num_steps is None else num_steps
     _check_arguments(context_mode, num_steps, context_points, resolution, context_noise, seed)
-    surface = surface or getattr(model, "curriculum", {}).get("surface", "composite")
     KEYS["surface"].check("surface", surface)
     device = _place(model, device)
     shape = as_shape_input(shape)
     rng = shape_rng(seed, shape.source.name if shape.source else "")
     mode = context_mode or _training_mode(model)
     with _errors_naming(shape.source):
-        context = prepare_context(shape, mode, context_points, normalisation, open_rule, rng)
+        keys["context_points"] = context_points or keys["context_points"]
+        context = prepare_context(shape, mode, keys, normalisation, open_rule, rng)
     context = context._replace(x=add_noise(context.x, context_noise, rng))
     meshing = Meshing(resolution, dense_grid, surface)
     return _adapt_and_mesh(model, shape, context, num_steps, meshing, device, rng)
@@ -135,12 +140,15 @@ class Context(NamedTuple):
 def prepare_context(
     shape: ShapeInput,
     mode: str | None,
-    count: int | None,
+    keys: Mapping[str, Any],
     normalisation: Normalisation | None,
     open_rule: str,
     rng: np.random.Generator,
 ) -> Context:
-    """Normalise a shape and draw its context; arguments and errors as for `reconstruct`."""
+    """Normalise a shape and draw its context; arguments and errors as for `reconstruct`.
+
+    keys: of a curriculum; they say how many points the context has.
+    """
     if open_rule not in OPEN_RULES:
         raise InputError(f"open_rule: {open_rule!r} is unknown; choose {' or '.join(OPEN_RULES)}")
     if normalisation is None:
@@ -149,7 +157,7 @@ def prepare_context(
     if shape.mesh is not None:
         shape = with_body(shape, open_rule, required=mode == "dense")
     mode = mode or ("dense" if shape.has_signs else "levelset")
-    count = context_size({**DEFAULTS, "context_mode": mode, "context_points": count})
+    count = context_size({**keys, "context_mode": mode})
     if shape.mesh is not None:
         shape = with_surface_points(shape, max(SURFACE_POINTS, count), rng)
     return Context(shape, normalisation, mode, *draw_context(shape, mode == "dense", count, rng))

@@ -39,8 +39,7 @@ def reconstruct_file(
         curriculum: complete, of 3D; it says what context is drawn and how it is meshed.
         output: a .ply file; None: `<reconstruction_output_dir>/<name of path>_reconstruction.ply`.
             `<output>.json` is the record.
-        normalisation_file: normalisation of the whole shape, see `reconstruct`.
-        open_rule: see `reconstruct`.
+        normalisation_file, open_rule: see `reconstruct`.
         checkpoint: the model's file, for the record.
 
     Returns:
@@ -53,12 +52,13 @@ def reconstruct_file(
     record_file = output.with_name(output.name + ".json")
     shape = read_shape_input(path)
     frame = None if normalisation_file is None else read_normalisation(normalisation_file)
+    steps = curriculum["reconstruction_steps"]
     try:
         result = reconstruct(
             model,
             shape,
             context_mode=curriculum["context_mode"],
-            num_steps=curriculum["reconstruction_steps"],
+            num_steps=model.num_steps if steps is None else steps,
             context_points=context_size(curriculum),
             resolution=curriculum["resolution"],
             normalisation=frame,
@@ -74,12 +74,8 @@ def reconstruct_file(
             file.unlink(missing_ok=True)
         log.warning("failed: %s: %s", path, error)
         return 1
-    record = {
-        **result.record,
-        "file": str(output),
-        "checkpoint": str(checkpoint),
-        "curriculum": dict(curriculum),
-    }
+    record = {**result.record, "file": str(output), "checkpoint": str(checkpoint)}
+    record["curriculum"] = dict(curriculum)
     write_ply(output, result.mesh)
     write_json(record_file, record)
     log.info(summary(record))

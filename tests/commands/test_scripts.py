@@ -1,6 +1,10 @@
 """The commands, as a user types them."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -84,3 +88,20 @@ def test_help_is_there_and_scripts_stay_thin(script, monkeypatch, capsys):
     assert run_here(script, "--help", monkeypatch=monkeypatch) == 0
     assert "usage" in capsys.readouterr().out
     assert len((ROOT / "3D" / "scripts" / script).read_text().splitlines()) <= 120
+
+
+def test_the_scripts_of_a_checkout_take_its_own_curriculums(tmp_path):
+    """Also where another copy of the package is installed."""
+    shutil.copytree(ROOT / "3D", tmp_path / "3D")
+    file = tmp_path / "3D" / "curriculums.py"
+    file.write_text(file.read_text() + '\nadded = {**tables_tiny, "data_source": "nowhere"}\n')
+    for script, more in (("run_train.py", ()), ("run_reconstruct.py", ("--checkpoint", "none"))):
+        result = subprocess.run(
+            [sys.executable, tmp_path / "3D" / "scripts" / script, "added", *more],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert result.returncode == 2
+        assert "no curriculum" not in result.stderr
+        assert str(tmp_path) in result.stderr or "none: no such checkpoint" in result.stderr

@@ -244,3 +244,13 @@ def test_the_surface_is_the_level_set_that_was_asked_for_and_distances_stay():
     assert reconstruct(model, points, resolution=24).record["surface"] == "logit"
     with pytest.raises(InputError, match="surface: 'smooth' is unknown"):
         reconstruct(model, points, surface="smooth")
+
+
+def test_a_models_curriculum_says_how_where_nothing_else_does():
+    model = Ball()
+    sizes = {"resolution": 24, "reconstruction_sdf_samples": 600, "reconstruction_steps": 7}
+    model.curriculum = {"context_mode": "dense", **sizes}
+    record = reconstruct(model, points_and_normals()).record
+    assert (record["steps"], record["context_points"]) == (7, 300)
+    record = reconstruct(model, points_and_normals(), num_steps=2, context_points=100).record
+    assert (record["steps"], record["context_points"]) == (2, 100)
