@@ -62,7 +62,7 @@ from metasdf.learning.gradients import MetaGradients
 from metasdf.learning.loop import accumulate, outer_loop, validate
 from metasdf.learning.models import build_model
 from metasdf.learning.training import untrained
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.networks import CoordinateNetwork, Params, meta_parameters
 from metasdf.preparation.shapes import make_shape
 

@@ -20,7 +20,7 @@ ORDER = (
     ("files", "workers"),
     ("geometry",),
     ("data",),
-    ("preparation", "losses", "networks", "step_sizes", "maml", "baselines"),
+    ("preparation", "losses", "method", "networks", "step_sizes", "maml", "baselines"),
     ("learning",),
     ("reconstruction",),
     ("evaluation",),
@@ -29,7 +29,8 @@ ORDER = (
     ("commands",),
     ("__init__", "__main__"),
 )
-CORE_ORDER = ("losses", "networks", "step_sizes", "maml", "baselines")  # within their level
+# Within their level.
+CORE_ORDER = ("losses", "method", "networks", "step_sizes", "maml", "baselines")
 
 # What is drawn: boxes with their middle (x, y), a title and the rooms that they hold.
 BOXES = {

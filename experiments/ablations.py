@@ -47,7 +47,7 @@ from metasdf.learning.curriculum import load_curriculum
 from metasdf.learning.loop import DivergedError
 from metasdf.learning.training import usable_split
 from metasdf.losses import misclassified_percentage
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.reconstruction.fitting import held_out_task, reconstruct_shape, shape_rng
 from metasdf.step_sizes import STEP_SIZE_TYPES
 

@@ -75,7 +75,7 @@ from metasdf.evaluation.tables import CONVENTION, DEFINITIONS
 from metasdf.evaluation.yardsticks import NearestShape
 from metasdf.files import read_json, write_json
 from metasdf.geometry.rendering import UNIT_BALL, render_points
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.preparation.discover import find_meshes
 from metasdf.preparation.preprocessor import USUAL_OUTPUTS, Settings, preprocess_meshes
 from metasdf.preparation.shapes import write_shapes

@@ -33,7 +33,7 @@ from metasdf.images.evaluation import evaluate, test_data
 from metasdf.images.pictures import adaptation_row
 from metasdf.images.sources import EMBEDDED, find_photographs
 from metasdf.learning.curriculum import load_curriculum
-from metasdf.maml import Method
+from metasdf.method import Method
 
 LABELS = {  # of the curriculums
     "cifar": "SIREN, ours",

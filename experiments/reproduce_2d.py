@@ -59,7 +59,7 @@ from metasdf.images.pictures import adaptation_row, field_values, picture, truth
 from metasdf.images.sources import EMBEDDED, find_digits
 from metasdf.images.tasks import PARTS, ImageDataset
 from metasdf.learning.curriculum import CONTEXT_MODES_2D
-from metasdf.maml import Method
+from metasdf.method import Method
 
 METHODS = (
     *("metasdf", "autodecoder_concat", "autodecoder_hyper"),

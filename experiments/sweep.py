@@ -26,7 +26,7 @@ from metasdf.learning.checkpoints import load_model, save_checkpoint
 from metasdf.learning.curriculum import keys_of
 from metasdf.learning.loop import accumulate, cosine, meta_gradients, outer_loop
 from metasdf.learning.training import training_state, untrained
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.reconstruction.fitting import fit
 from metasdf.workers import num_processes, run_jobs
 

@@ -32,9 +32,9 @@ from .losses import CompositeLoss as CompositeLoss
 from .losses import DistanceLoss as DistanceLoss
 from .losses import build_loss as build_loss
 from .maml import MetaSDF as MetaSDF
-from .maml import Method as Method
 from .maml import adapt as adapt
 from .maml import inner_step as inner_step
+from .method import Method as Method
 from .networks import BatchLinear as BatchLinear
 from .networks import CoordinateNetwork as CoordinateNetwork
 from .networks import MetaModule as MetaModule

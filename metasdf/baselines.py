@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from metasdf.data.pixels import PixelFrame
 from metasdf.errors import InputError
 from metasdf.losses import CompositeLoss, DistanceLoss
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.networks import Params, apply_per_task, meta_parameters
 
 # DeepSDF, Park et al. 2019: sec. 4.2 and 5, values of its released program.

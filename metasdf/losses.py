@@ -72,6 +72,15 @@ class DistanceLoss(nn.Module):
         count = target.numel() if whole is None else whole.numel()
         return self._outer(self._difference(prediction, target)).sum() / count
 
+    def surface_error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The error of the distance at each point [T, N]."""
+        return self._inner(self._difference(prediction, target))[..., 0]
+
+    @staticmethod
+    def side_error(prediction: Tensor, side: Tensor) -> Tensor:
+        """How far a point is on the wrong side; side: 1 outside or -1 inside, [T, N]."""
+        return F.relu(-side * prediction[..., 0])
+
     def _difference(self, prediction: Tensor, target: Tensor) -> Tensor:
         if self.clamp is not None:
             prediction = prediction.clamp(-self.clamp, self.clamp)
@@ -102,13 +111,22 @@ class CompositeLoss(nn.Module):
     "outside", channel 1 the signed distance, and s = (s0, s1) starts at 1. The inner and the
     outer loss each learn their own pair (Kendall et al. 2018). In the outer L1 term, queries whose
     target is exactly -1 count as 0, and the mean is over all queries, as in the original.
+
+    Args:
+        sharpness: None: the cross-entropy's targets are 0 inside and 1 outside, as in the original.
+            A number k > 0, in inverse units of the distance s: they are sigmoid(k s), and the
+            entropy of the targets, the least that the cross-entropy can be, is subtracted. The
+            best logit is then k s. So near the surface, within a few 1/k, points say by their
+            distance where it is, and points on the surface ask for a logit of 0, where the
+            original counts them as inside.
     """
 
     out_features = 2
     score = MISCLASSIFIED
 
-    def __init__(self) -> None:
+    def __init__(self, sharpness: float | None = None) -> None:
         super().__init__()
+        self.sharpness = sharpness
         self.sigma = nn.Parameter(torch.ones(2))
         self.sigma_outer = nn.Parameter(torch.ones(2))
 
@@ -122,12 +140,25 @@ class CompositeLoss(nn.Module):
         l1 = l1 * (target[..., 0] != IGNORED_DISTANCE)
         return self._weigh(bce.mean() * share, l1.mean() * share, self.sigma_outer, share)
 
+    def surface_error(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The cross-entropy at each point [T, N]: the error of what says where the surface is."""
+        logit, target = prediction[..., 0], target[..., 0]
+        if self.sharpness is None:
+            outside = (target > 0).to(prediction.dtype)
+            return F.binary_cross_entropy_with_logits(logit, outside, reduction="none")
+        best = self.sharpness * target
+        outside = torch.sigmoid(best)
+        # F.softplus(z) - outside * z is the cross-entropy of the logit z.
+        return F.softplus(logit) - F.softplus(best) - outside * (logit - best)
+
     @staticmethod
-    def _terms(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        target = target[..., 0]
-        outside = (target > 0).to(prediction.dtype)
-        bce = F.binary_cross_entropy_with_logits(prediction[..., 0], outside, reduction="none")
-        return bce, (prediction[..., 1] - target).abs()
+    def side_error(prediction: Tensor, side: Tensor) -> Tensor:
+        """The cross-entropy where only the side, 1 outside or -1 inside, is known: [T, N]."""
+        return F.softplus(-side * prediction[..., 0])
+
+    def _terms(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        error = self.surface_error(prediction, target)
+        return error, (prediction[..., 1] - target[..., 0]).abs()
 
     @staticmethod
     def _weigh(bce: Tensor, l1: Tensor, sigma: Tensor, share: float = 1.0) -> Tensor:
@@ -154,16 +185,22 @@ TRAINING_MODES = ("multitask", "l1", "l2")
 
 
 def build_loss(
-    training_mode: str, clamp: float | None = None, outer: str = "l1"
+    training_mode: str,
+    clamp: float | None = None,
+    outer: str = "l1",
+    sharpness: float | None = None,
 ) -> DistanceLoss | CompositeLoss:
     """ "multitask": composite inside and outside. "l1", "l2": that loss inside, `outer` outside.
 
     clamp: see `DistanceLoss`; an InputError with "multitask", which knows no clamping.
+    sharpness: see `CompositeLoss`; an InputError with the others, which have no logit.
     """
     if training_mode == "multitask":
         if clamp is not None:
             raise InputError("clamp: goes with training_mode l1 or l2; set it to none")
-        return CompositeLoss()
+        return CompositeLoss(sharpness)
+    if sharpness is not None:
+        raise InputError("sharpness: goes with training_mode multitask; set it to none")
     if training_mode in ("l1", "l2"):
         return DistanceLoss(inner=training_mode, outer=outer, clamp=clamp)
     choices = ", ".join(TRAINING_MODES)

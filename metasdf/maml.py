@@ -8,9 +8,8 @@ the learned initialisation into the shape's own weights by a few gradient steps 
 and the step sizes.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from metasdf.errors import InputError
 from metasdf.losses import CompositeLoss, DistanceLoss
+from metasdf.method import Method
 from metasdf.networks import Params, apply_per_task, meta_parameters
 from metasdf.step_sizes import StepSizes
 
@@ -86,57 +86,6 @@ def adapt(
     return params
 
 
-class Method(nn.Module):
-    """What training, reconstruction and evaluation ask of MetaSDF and of every other method.
-
-    A subclass sets `loss` and `num_steps` (the steps that `adapt` takes by default) and defines
-    `adapt` and `predict`. The fitted fields that `adapt` returns are opaque to everyone else.
-    """
-
-    loss: CompositeLoss | DistanceLoss
-    num_steps: int
-
-    def adapt(self, context: tuple[Tensor, Tensor], num_steps: int | None = None) -> Any:
-        """Fit each task's context, x [T, N, d] and y [T, N, 1]; returns T fields.
-
-        num_steps = 0 gives the field before any context was seen. In evaluation mode the fields
-        carry no graph.
-        """
-        raise NotImplementedError
-
-    def predict(self, x: Tensor, fields: Any) -> Tensor:
-        """Network outputs of the fields at x [T, N, d]: [T, N, c]."""
-        raise NotImplementedError
-
-    def signed_distance(self, x: Tensor, fields: Any) -> Tensor:
-        """Signed distances of the fields at x [T, N, d]: [T, N, 1], negative inside."""
-        return self.loss.signed_distance(self.predict(x, fields))
-
-    def forward(
-        self, context: tuple[Tensor, Tensor], query_x: Tensor, num_steps: int | None = None
-    ) -> Tensor:
-        """Fit the contexts, then evaluate at query_x [T, M, d]: [T, M, c]."""
-        return self.predict(query_x, self.adapt(context, num_steps))
-
-    def outer_loss(
-        self, batch: Mapping[str, Any], whole: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The outer objective: the error at the queries after adaptation.
-
-        batch: "context" and "query", each (x [T, N, d], y [T, N, c]). whole: if `batch` is one
-        micro-batch of several, the query targets y of the full batch; the losses of all
-        micro-batches then sum to that of the full batch. Returns the loss, a scalar, and the
-        predictions at the queries [T, M, c].
-        """
-        query_x, query_y = batch["query"]
-        prediction = self(batch["context"], query_x)
-        return self.loss.outer(prediction, query_y, whole), prediction
-
-    def parameter_groups(self, lr: float, code_lr: float) -> list[dict[str, Any]]:
-        """Parameter groups for the outer optimiser; code_lr is the rate of latent codes, if any."""
-        return [{"params": list(self.parameters()), "lr": lr}]
-
-
 class MetaSDF(Method):
     """A learned initialisation with learned step sizes.
 
@@ -178,21 +127,30 @@ class MetaSDF(Method):
         Differentiable in training mode. In evaluation mode, or under `torch.no_grad()`, the
         weights carry no graph and none is kept from step to step.
         """
+        return deque(self.trajectory(context, num_steps), maxlen=1).pop()
+
+    def trajectory(
+        self, context: tuple[Tensor, Tensor], num_steps: int | None = None
+    ) -> Iterator[Params]:
+        """The weights after 0, 1, ..., num_steps steps of `adapt`, one after the other."""
         x, y = context
         weights, steps = meta_parameters(self.network), self.num_steps
         if not weights:
             raise InputError("network: all of its weights are frozen, so there is none to adapt")
         differentiable = self.training and torch.is_grad_enabled()
-        with torch.enable_grad():
-            params = OrderedDict((n, p.expand(len(x), *p.shape)) for n, p in weights.items())
-            step_sizes = self.step_sizes.steps(steps if num_steps is None else num_steps)
-            if not differentiable:
-                params = OrderedDict((name, p.detach()) for name, p in params.items())
-                step_sizes = [{name: s.detach() for name, s in k.items()} for k in step_sizes]
-            # Summed over tasks, so that no task's gradient depends on how many there are.
-            loss = lambda params: self.loss.inner(self.predict(x, params), y).sum()  # noqa: E731
-            first_order = self.first_order or not differentiable
-            return adapt(params, step_sizes, loss, first_order, self.checkpointing)
+        params = OrderedDict((n, p.expand(len(x), *p.shape)) for n, p in weights.items())
+        step_sizes = self.step_sizes.steps(steps if num_steps is None else num_steps)
+        if not differentiable:
+            params = OrderedDict((name, p.detach()) for name, p in params.items())
+            step_sizes = [{name: s.detach() for name, s in k.items()} for k in step_sizes]
+        # Summed over tasks, so that no task's gradient depends on how many there are.
+        loss = lambda params: self.loss.inner(self.predict(x, params), y).sum()  # noqa: E731
+        first_order = self.first_order or not differentiable
+        yield params
+        for step_size in step_sizes:
+            with torch.enable_grad():
+                params = adapt(params, [step_size], loss, first_order, self.checkpointing)
+            yield params
 
     def predict(self, x: Tensor, params: Params) -> Tensor:
         """Outputs of the adapted networks at x [T, N, d]: [T, N, c]."""

@@ -17,8 +17,10 @@ from metasdf.commands.arguments import CurriculumCommandLine
 from metasdf.data.formats import write_normalisation, write_points, write_sdf_samples
 from metasdf.geometry.normalisation import Normalisation
 from metasdf.learning.curriculum import KEYS_2D, load_curriculum
+from metasdf.reconstruction.adaptation import UNTRUSTED
 
 ROOT = Path(__file__).resolve().parent.parent
+MESHED = (0, UNTRUSTED)  # exit codes
 SHARED = Path(os.environ.get("METASDF_SHARED", ROOT.parent / "shared"))
 
 
@@ -46,8 +48,8 @@ def run_script(
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    if check:
-        assert result.returncode == 0, result.stdout + result.stderr
+    if check:  # what comes of trainings as short as here is not to be trusted
+        assert result.returncode in MESHED, result.stdout + result.stderr
     return result
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import metasdf
-from conftest import ROOT, sphere_arguments, sphere_curriculum
+from conftest import MESHED, ROOT, sphere_arguments, sphere_curriculum
 from metasdf.learning.checkpoints import load_checkpoint, save_checkpoint
 from metasdf.learning.extensions import is_dotted
 
@@ -61,7 +61,7 @@ def test_the_pages_classes_train_reconstruct_and_are_measured(key, scripts, sphe
     assert done.returncode == 0, done.stderr
     checkpoint = ("--checkpoint", scripts / "run" / "checkpoints" / "latest.pth")
     done = program("reconstruct", "tables_tiny", *arguments, *checkpoint, cwd=scripts)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode in MESHED, done.stderr
     done = program("evaluate", scripts / "run" / "reconstructions", cwd=scripts)
     assert "2 of 2 shapes measured" in done.stdout, done.stderr
 

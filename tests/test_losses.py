@@ -45,6 +45,51 @@ def test_the_composite_loss_knows_no_clamp():
         build_loss("multitask", clamp=0.1)
 
 
+def test_only_the_composite_loss_is_sharp():
+    with pytest.raises(InputError, match="sharpness: goes with training_mode multitask"):
+        build_loss("l1", sharpness=50.0)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 40.0, 300.0])
+def test_the_best_logit_of_soft_targets_is_the_sharpness_times_the_distance(sharpness):
+    distance = torch.tensor([[[-0.3], [-0.01], [0.0], [0.004], [0.9]]], dtype=torch.float64)
+    best = sharpness * distance
+    loss = CompositeLoss(sharpness)
+    for offset in (0.0, -1.0, 1.0):
+        logit = (best + offset).requires_grad_()
+        prediction = torch.cat([logit, distance], dim=-1)
+        error = loss.surface_error(prediction, distance)
+        share = torch.sigmoid(best[..., 0])  # of "outside"
+        p = torch.sigmoid(logit[..., 0]).detach()
+        divergence = torch.special.xlogy(share, share / p)
+        divergence += torch.special.xlogy(1 - share, (1 - share) / (1 - p))
+        usable = (p > 0) & (p < 1)
+        assert torch.allclose(error[usable], divergence[usable], atol=1e-9)
+        (gradient,) = torch.autograd.grad(error.sum(), logit)
+        assert torch.allclose(gradient[..., 0], p - share, atol=1e-12)
+        # The weighted sum has that error in place of the cross-entropy.
+        assert loss.inner(prediction, distance).item() == pytest.approx(error.mean().item() / 2)
+
+
+def test_a_point_on_the_surface_asks_for_a_logit_of_zero_only_with_soft_targets():
+    prediction = torch.zeros(1, 1, 2, requires_grad=True)
+    for loss, pull in ((CompositeLoss(), 0.5), (CompositeLoss(100.0), 0.0)):
+        (gradient,) = torch.autograd.grad(
+            loss.surface_error(prediction, torch.zeros(1, 1, 1)).sum(), prediction
+        )
+        assert gradient[0, 0, 0].item() == pytest.approx(pull)
+
+
+def test_a_wrong_side_is_an_error():
+    prediction = torch.tensor([[[2.0, 9.0], [-2.0, 9.0]]])
+    right, wrong = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, 1.0]])
+    assert DistanceLoss.side_error(prediction, right).tolist() == [[0.0, 0.0]]
+    assert DistanceLoss.side_error(prediction, wrong).tolist() == [[2.0, 2.0]]
+    small, large = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
+    assert CompositeLoss.side_error(prediction, right)[0].tolist() == pytest.approx([small] * 2)
+    assert CompositeLoss.side_error(prediction, wrong)[0].tolist() == pytest.approx([large] * 2)
+
+
 def composite_by_hand(logit, distance, target, s0, s1):
     bce = math.log1p(math.exp(-logit if target > 0 else logit))
     return bce / (2 * s0**2) + abs(distance - target) / (2 * s1**2) + math.log(s0 * s1)

@@ -22,7 +22,8 @@ def run_command(main: Callable[[], int]) -> None:
     """Run a command's `main` and exit with the code it returns.
 
     Exit codes: 0 all went well, 1 some shapes failed (they were reported by name), 2 bad input,
-    130 interrupted. Output reaches pipes and log files line by line.
+    3 all were meshed but some are not to be trusted, 130 interrupted. Output reaches pipes and log
+    files line by line.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

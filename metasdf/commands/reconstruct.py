@@ -10,13 +10,18 @@ input's frame. Shapes should stand as those of training did: for the curriculums
     metasdf reconstruct tables_tiny --checkpoint RUN/checkpoints/latest.pth --trajectories 1
     metasdf reconstruct tables_tiny --checkpoint RUN/checkpoints/latest.pth --input scan.ply
 
-Exit codes: 0 every shape was meshed, 1 some failed (by name and reason), 2 bad input.
+    ... --input scan.ply --output table.glb --reconstruction_steps auto --refine 5 --keep largest
+
+Exit codes: 0 every shape was meshed, 1 some failed (by name and reason), 2 bad input, 3 all were
+meshed, but some are not to be trusted: points held out of the context say so.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from metasdf.commands.arguments import CurriculumCommandLine
 from metasdf.commands.command_line import whole_number
@@ -54,8 +59,12 @@ def main(
     model = load_model(options.checkpoint, curriculum)
     check_kind(options.checkpoint, model.curriculum, want_2d=False)
     curriculum = merged(curriculum, model.curriculum, options, parser.overrides(options))
-    if own:
-        failed = reconstruct_file(
+    if not own:
+        return reconstruct_split(
+            model, curriculum, device, options.checkpoint, options.trajectories or 0
+        )
+    with StageBar() as bar:
+        return reconstruct_file(
             model,
             curriculum,
             device,
@@ -64,12 +73,22 @@ def main(
             options.normalization,
             options.open or "reject",
             options.checkpoint,
+            bar.show,
         )
-    else:
-        failed = reconstruct_split(
-            model, curriculum, device, options.checkpoint, options.trajectories or 0
-        )
-    return 1 if failed else 0
+
+
+class StageBar(tqdm):
+    """A progress bar that starts anew with each stage."""
+
+    def __init__(self) -> None:
+        super().__init__(total=100, desc="reading", unit="%", disable=None, leave=False)
+
+    def show(self, stage: str, share: float) -> None:
+        """That share of a stage is done."""
+        if not self.disable and not self.desc.startswith(stage):
+            self.reset()
+            self.set_description(stage)
+        self.update(round(100 * share) - self.n)
 
 
 def command_line(prog: str | None, curriculums: Path | None) -> CurriculumCommandLine:
@@ -94,8 +113,9 @@ def command_line(prog: str | None, curriculums: Path | None) -> CurriculumComman
     parser.add_argument("--input", metavar="FILE", help="obj ply stl off glb, xyz or npz")
     parser.add_argument(
         "--output",
-        metavar="FILE.ply",
-        help="default: <input's name>_reconstruction.ply in reconstruction_output_dir",
+        metavar="FILE",
+        help="a mesh that ends in .ply, .obj, .stl or .glb (default: in reconstruction_output_dir, "
+        "<input's name>_reconstruction.ply)",
     )
     parser.add_argument(
         "--normalization", metavar="FILE.npz", help="the frame of the whole shape, if known"

@@ -208,13 +208,16 @@ def collate(tasks: Sequence[Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Tas
     """Stack tasks of equal sizes into one batch of tensors with a leading task dimension."""
     return {
         part: tuple(torch.from_numpy(np.stack([task[part][i] for task in tasks])) for i in range(2))
-        for part in ("context", "query")
+        for part in tasks[0]
     }
 
 
 def to_device(batch: Task, device: torch.device) -> Task:
-    """The batch with context and query on `device`."""
+    """The batch with its points and values on `device`."""
+
     # Not `non_blocking`: from unpinned memory it gains nothing, and on MPS it may read memory that
     # has been freed meanwhile.
-    moved = {part: tuple(t.to(device) for t in batch[part]) for part in ("context", "query")}
-    return {**batch, **moved}
+    def moved(part: Any) -> Any:
+        return tuple(t.to(device) for t in part) if isinstance(part, tuple) else part
+
+    return {name: moved(part) for name, part in batch.items()}

@@ -9,6 +9,7 @@ from .grid import evaluate_grid as evaluate_grid
 from .grid import extract_mesh as extract_mesh
 from .grid import grid_coordinates as grid_coordinates
 from .grid import mesh_from_grid as mesh_from_grid
+from .loose_pieces import keep_pieces as keep_pieces
 from .mesh import Closedness as Closedness
 from .mesh import closedness as closedness
 from .mesh import face_areas as face_areas
@@ -16,7 +17,7 @@ from .mesh import face_normals as face_normals
 from .mesh import sample_surface as sample_surface
 from .mesh_files import MESH_SUFFIXES as MESH_SUFFIXES
 from .mesh_files import load_mesh as load_mesh
-from .mesh_files import write_ply as write_ply
+from .mesh_files import write_mesh as write_mesh
 from .normalisation import Normalisation as Normalisation
 from .normalisation import normalise as normalise
 from .rays import RayCaster as RayCaster

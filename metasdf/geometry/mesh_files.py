@@ -1,4 +1,4 @@
-"""Mesh files: read obj, ply, stl, off and glb with checks; write ply."""
+"""Mesh files: read obj, ply, stl, off and glb with checks; write all of these but off."""
 
 import io
 import os
@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from metasdf.errors import InputError
+from metasdf.errors import InputError, listed
 from metasdf.files import atomic_path
 from metasdf.geometry.mesh import face_areas, has_three_corners, used_vertices, weld
 
 MESH_SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb")
+WRITTEN_SUFFIXES = (".ply", ".obj", ".stl", ".glb")
 
 
 def load_mesh(path: str | os.PathLike) -> trimesh.Trimesh:
@@ -132,7 +133,25 @@ def _merge_vertices(vertices: np.ndarray, faces: np.ndarray) -> trimesh.Trimesh:
     return trimesh.Trimesh(vertices[first], faces[has_three_corners(faces)], process=False)
 
 
-def write_ply(path: str | os.PathLike, mesh: trimesh.Trimesh) -> None:
-    """Write a mesh as binary PLY with float32 vertices, welded (see `weld`), atomically."""
+def check_written_kind(path: str | os.PathLike) -> None:
+    """InputError unless `write_mesh` can write a file of that name."""
+    if Path(path).suffix.lower() not in WRITTEN_SUFFIXES:
+        known = listed(WRITTEN_SUFFIXES)
+        raise InputError(
+            f"{path}: a mesh is written as one of {known}; choose one of these endings"
+        )
+
+
+def write_mesh(path: str | os.PathLike, mesh: trimesh.Trimesh) -> None:
+    """Write a mesh, welded (see `weld`), as its file's ending says; atomically.
+
+    ply and stl are binary, obj is text, glb is glTF 2.0; all but obj hold float32 coordinates.
+
+    Raises:
+        InputError: the ending is none of WRITTEN_SUFFIXES.
+    """
+    check_written_kind(path)
+    contents = weld(mesh).export(file_type=Path(path).suffix[1:].lower())
+    contents = contents.encode() if isinstance(contents, str) else contents
     with atomic_path(path) as temporary:
-        temporary.write_bytes(trimesh.exchange.ply.export_ply(weld(mesh)))
+        temporary.write_bytes(contents)

@@ -19,7 +19,7 @@ from metasdf.evaluation.tables import statistics
 from metasdf.images.pictures import adaptation_row, shown_steps
 from metasdf.images.tasks import PARTS, ImageDataset, load_images
 from metasdf.losses import psnr
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.reconstruction.fitting import fit
 
 TEST = 2  # stream of random numbers, after those of training and validation

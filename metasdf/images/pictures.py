@@ -11,7 +11,7 @@ from metasdf.data.tasks import collate, to_device
 from metasdf.evaluation.gallery import PIXELS
 from metasdf.images.tasks import ImageDataset
 from metasdf.losses import psnr
-from metasdf.maml import Method
+from metasdf.method import Method
 
 COLOUR_RANGE = (0.1, 0.3)  # distances, in widths, of the deepest colour inside and outside
 LINE_SPACING = 0.05  # between level lines, in widths

@@ -12,7 +12,7 @@ from metasdf.files import atomic_path
 from metasdf.learning.curriculum import is_2d, keys_of
 from metasdf.learning.extensions import check_trusted
 from metasdf.learning.models import CODE_FITTING, build_model
-from metasdf.maml import Method
+from metasdf.method import Method
 
 FORMAT = 1
 

@@ -44,6 +44,7 @@ class Key:
 
     Attributes:
         choices: the allowed values; any, if empty.
+        words: further values beside those of its type.
         extensible: whether a dotted name, "package.module:Class", is allowed beside the choices.
         is_path: whether relative values are relative to the curriculum's file.
         shapes_network: whether a checkpoint cannot be continued with another value.
@@ -58,10 +59,11 @@ class Key:
     is_path: bool = False
     shapes_network: bool = False
     extensible: bool = False
+    words: tuple[str, ...] = ()
 
     def check(self, name: str, value: Any) -> Any:
-        if value is None and self.default is None:
-            return None
+        if (value is None and self.default is None) or value in self.words:
+            return value
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not self.type:
@@ -90,10 +92,13 @@ class Key:
             return text.lower() == "true"
         if text.lower() == "none" and self.default is None:
             return None
+        if text in self.words:
+            return text
         try:
             return self.type(text)
         except ValueError:
             kind = {int: "whole number", float: "number"}.get(self.type, self.type.__name__)
+            kind = " or ".join([kind, *self.words])
             raise InputError(f"--{name}: {text!r} is not a {kind}") from None
 
 
@@ -198,6 +203,14 @@ _TRAINING: dict[str, Key] = {
     "clamp": Key(
         float, None, "l1, l2: distances count up to this (none: any distance)", minimum=1e-3
     ),
+    "sharpness": Key(
+        float,
+        None,
+        "multitask: the logit is to be so many times the distance, by soft targets of the "
+        "cross-entropy (none: 0 inside, 1 outside)",
+        minimum=1e-3,
+        shapes_network=True,
+    ),
     "num_meta_steps": Key(int, 5, "inner steps K in training", minimum=1, shapes_network=True),
     "lr_type": Key(
         str, "per_parameter", "what step sizes are learned", STEP_SIZE_TYPES, shapes_network=True
@@ -219,7 +232,11 @@ _TRAINING: dict[str, Key] = {
     ),
     "lr_decay_epochs": Key(int, 350, "steps: epochs after which lr is multiplied", minimum=1),
     "lr_decay_factor": Key(float, 0.5, "steps: by what lr is multiplied"),
+    "warmup_steps": Key(int, 0, "outer steps over which lr rises to its full size", minimum=0),
     "gradient_clip": Key(float, 0.5, "largest absolute value in a meta-gradient", minimum=0),
+    "gradient_norm": Key(
+        float, None, "largest norm of a meta-gradient, after that (none: any)", minimum=1e-9
+    ),
     "ScenesPerBatch": Key(int, 32, "shapes per outer step", minimum=1),
     "scenes_per_microbatch": Key(
         int, None, "shapes at once in a step, for less memory (none: all of the batch)", minimum=1
@@ -273,7 +290,20 @@ _RECONSTRUCTION: dict[str, Key] = {
         minimum=0,
     ),
     "reconstruction_steps": Key(
-        int, None, "steps at test time (none: num_meta_steps or code_steps)", minimum=0
+        int,
+        None,
+        "steps at test time (none: num_meta_steps or code_steps; auto: as many as do good, told by "
+        "points held out of the context)",
+        minimum=0,
+        words=("auto",),
+    ),
+    "refine": Key(float, 0.0, "seconds of Adam on the adapted field (0: none)", minimum=0),
+    "keep": Key(
+        int,
+        "all",
+        "pieces of the mesh to keep: all, largest, or the number of the largest ones",
+        minimum=1,
+        words=("all", "largest"),
     ),
     "resolution": Key(
         int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2, maximum=2048

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from metasdf.errors import InputError
-from metasdf.maml import Method
+from metasdf.method import Method
 
 EXTENSIBLE = ("network", "training_mode", "method")  # the curriculum keys that take dotted names
 

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from metasdf.data.tasks import Task
 from metasdf.errors import InputError
-from metasdf.maml import Method
+from metasdf.method import Method
 
 
 def meta_loss(model: Method, batch: Task, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:

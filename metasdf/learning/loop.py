@@ -17,7 +17,7 @@ from torch import Tensor
 from metasdf.data.tasks import Task, TaskDataset, to_device
 from metasdf.errors import InputError
 from metasdf.learning.gradients import MetaGradients, meta_loss
-from metasdf.maml import Method
+from metasdf.method import Method
 
 
 class DivergedError(InputError):
@@ -70,7 +70,7 @@ def outer_loop(
         first_epoch: where to start, counted from 0.
         num_epochs: where to end; None: never, `stop` decides.
         lr_factor: what Adam's step sizes are multiplied by, from the epoch, asked before each step;
-            None: as the curriculum's lr_schedule says.
+            None: as the curriculum's lr_schedule says. They are also warmed up (`warmup`).
         stop: asked before each step; True ends the loop.
         gradients: the model's; None: as the curriculum says.
 
@@ -90,14 +90,16 @@ def outer_loop(
             if stop is not None and stop():
                 _check_diverged(epoch, taken, left_out)
                 return
+            factor = factor_of(epoch) * warmup(curriculum, step)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor_of(epoch)
+                group["lr"] = rate * factor
             loss, score, finite = outer_step(
                 gradients,
                 optimizer,
                 to_device(batch, device),
                 curriculum["gradient_clip"],
                 curriculum["scenes_per_microbatch"],
+                curriculum["gradient_norm"],
             )
             taken, left_out = taken + 1, left_out + (not finite)
             ends_epoch = taken == tasks.batches_per_epoch
@@ -122,8 +124,17 @@ def outer_step(
     batch: Task,
     gradient_clip: float,
     scenes_per_microbatch: int | None = None,
+    gradient_norm: float | None = None,
 ) -> tuple[Tensor, Tensor, bool]:
     """One update of the initialisation and the step sizes.
+
+    Args:
+        gradients: of the model.
+        optimizer: of its parameters.
+        batch: as `TaskDataset.batch` gives it, on the model's device.
+        gradient_clip: largest absolute value in the meta-gradient.
+        scenes_per_microbatch: see `accumulate`.
+        gradient_norm: largest norm of the meta-gradient; None: any.
 
     Returns:
         The batch's loss and score, detached scalars, and whether the meta-gradient was finite.
@@ -136,6 +147,8 @@ def outer_step(
     finite = bool(torch.stack([gradient.isfinite().all() for gradient in grads]).all())
     if finite:
         torch.nn.utils.clip_grad_value_(model.parameters(), gradient_clip)
+        if gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_norm)
         optimizer.step()
     return loss, score, finite
 
@@ -221,6 +234,11 @@ def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
     if curriculum["lr_schedule"] == "cosine":
         return cosine(epoch / curriculum["num_epochs"])
     return curriculum["lr_decay_factor"] ** (epoch // curriculum["lr_decay_epochs"])
+
+
+def warmup(curriculum: Mapping[str, Any], step: int) -> float:
+    """What Adam's step sizes are further multiplied by in a step, counted from 0 (warmup_steps)."""
+    return min(1.0, (step + 1) / max(1, curriculum["warmup_steps"]))
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

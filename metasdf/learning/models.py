@@ -25,7 +25,8 @@ from metasdf.learning.extensions import (
     is_dotted,
 )
 from metasdf.losses import ColourLoss, CompositeLoss, DistanceLoss, build_loss
-from metasdf.maml import MetaSDF, Method
+from metasdf.maml import MetaSDF
+from metasdf.method import Method
 from metasdf.networks import CoordinateNetwork
 
 CODE_FITTING = ("code_steps", "code_points")  # keys that say how an auto-decoder fits a code
@@ -124,16 +125,19 @@ def _build_own_method(
 
 
 def _build_loss(curriculum: Mapping[str, Any]) -> DistanceLoss | CompositeLoss:
-    mode, clamp = curriculum["training_mode"], curriculum["clamp"]
+    mode = curriculum["training_mode"]
+    clamp, sharpness = curriculum["clamp"], curriculum["sharpness"]
     outer = curriculum.get("outer_loss", "l1")
     if is_dotted(mode):
-        loss = construct("training_mode", mode, clamp=clamp, outer=outer)
+        loss = construct("training_mode", mode, clamp=clamp, outer=outer, sharpness=sharpness)
         check_loss(mode, loss, _values(curriculum))
         return loss
     if curriculum.get("data") != "photographs":
-        return build_loss(mode, clamp, outer)
-    if mode == "multitask" or clamp is not None:
-        raise InputError("training_mode, clamp: photographs take l1 or l2, without clamp")
+        return build_loss(mode, clamp, outer, sharpness)
+    if mode == "multitask" or clamp is not None or sharpness is not None:
+        raise InputError(
+            "training_mode, clamp, sharpness: photographs take l1 or l2, without the other two"
+        )
     return ColourLoss(mode, outer)
 
 

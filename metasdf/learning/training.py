@@ -24,7 +24,7 @@ from metasdf.learning.loop import (
 )
 from metasdf.learning.models import build_model
 from metasdf.losses import Score
-from metasdf.maml import Method
+from metasdf.method import Method
 
 TRAIN, VAL = 0, 1  # streams of random numbers
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from metasdf.geometry.mesh import sample_surface
 from metasdf.geometry.normalisation import Normalisation
 from metasdf.geometry.sampling import points_around
 from metasdf.reconstruction.inputs import ShapeInput
+from metasdf.reconstruction.judging import held_out_count
 
 MIN_SDF_SAMPLES = 20_000  # the least number of SDF samples that a dense context is drawn from
 MAX_CLOUD_POINTS = 100_000  # oriented points used for signed distances: 7 s; a million take 100 s
@@ -101,29 +102,46 @@ def with_surface_points(shape: ShapeInput, count: int, rng: np.random.Generator)
 def draw_context(
     shape: ShapeInput, dense: bool, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The context of a shape in the normalised frame: x (n, 3) and y (n, 1), float32.
+    """The context of a shape in the normalised frame, and what is held out: rows x, y, z, distance.
 
     Dense: signed distances at points of DeepSDF's recipe, half of them outside, half inside.
     Otherwise surface points with distance 0; n < count where there are fewer.
 
+    Returns:
+        (n, 4) and (m, 4), float32; m = `held_out_count(n)`.
+
     Raises:
         InputError: the shape gives no signed distances, or no surface points.
     """
+    extra = held_out_count(count)
     if dense:
         outside, inside = _sdf_samples(shape, max(MIN_SDF_SAMPLES, 2 * count), rng)
-        num_inside = count // 2
-        rows = np.concatenate(
-            [_draw_rows(outside, count - num_inside, rng), _draw_rows(inside, num_inside, rng)]
-        )
+        outside, outside_held = _split_rows(outside, count - count // 2, extra - extra // 2, rng)
+        inside, inside_held = _split_rows(inside, count // 2, extra // 2, rng)
+        rows = np.concatenate([outside, inside])
+        held_out = np.concatenate([outside_held, inside_held])
     elif shape.distances is not None:
         raise InputError(
             "holds SDF samples, no surface points; use a model trained with --context_mode dense"
         )
     else:
-        points = _draw_rows(shape.points, min(count, len(shape.points)), rng)
-        rows = np.column_stack([points, np.zeros(len(points))])
-    rows = rows.astype(np.float32)
-    return rows[:, :3], rows[:, 3:]
+        points = np.column_stack([shape.points, np.zeros(len(shape.points))])
+        if len(points) < count + extra:
+            extra = held_out_count(len(points))
+            count = len(points) - extra
+        rows, held_out = _split_rows(points, count, extra, rng)
+    return rows.astype(np.float32), held_out.astype(np.float32)
+
+
+def _split_rows(
+    rows: np.ndarray, count: int, extra: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` rows, and `extra` others; with replacement only where there are too few."""
+    order = rng.permutation(len(rows))
+    extra = min(extra, len(rows) // 2)
+    held_out, rest = order[:extra], order[extra:]
+    chosen = rest[:count] if count <= len(rest) else rng.choice(rest, count)
+    return rows[chosen], rows[held_out]
 
 
 def _draw_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

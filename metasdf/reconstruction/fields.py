@@ -16,7 +16,7 @@ from metasdf.geometry.evaluated_points import Field
 from metasdf.geometry.grid import POINTS_PER_CALL, extract_mesh
 from metasdf.geometry.normalisation import Normalisation
 from metasdf.geometry.sparse_grid import SparseGrid
-from metasdf.maml import Method
+from metasdf.method import Method
 
 
 def point_function(model: Method, fields: Any, surface: str = "composite") -> Field:

@@ -15,8 +15,9 @@ from metasdf.data.samples import Samples
 from metasdf.data.tasks import Task, collate, draw_task, to_device
 from metasdf.learning.device import synchronize
 from metasdf.losses import misclassified_percentage
-from metasdf.maml import Method
-from metasdf.reconstruction.fields import mesh_fitted
+from metasdf.method import Method
+from metasdf.reconstruction.adaptation import fit_and_mesh
+from metasdf.reconstruction.judging import HeldOut, held_out_count
 
 
 def shape_rng(seed: int, shape: ShapeName | str) -> np.random.Generator:
@@ -52,28 +53,50 @@ def fit(
 def draw_reconstruction_task(
     samples: Samples, curriculum: Mapping[str, Any]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The task that a shape of a data folder is reconstructed from, as `draw_task` gives it.
+    """The task that a shape of a data folder is reconstructed from.
 
-    The context has `context_points` points, in dense mode half of them outside and half inside,
-    with noise `context_noise` on their positions. The query has no noise; in dense mode it is
-    disjoint from the context.
+    Returns:
+        "context", "query" and "held_out", each (x (n, 3), y (n, 1)) float32. The context has
+        `context_points` points, in dense mode half of them outside and half inside, with noise
+        `context_noise` on their positions. The query has no noise; in dense mode it is disjoint
+        from the context. What is held out is like the context, with other points; see
+        `held_out_count`.
     """
     dense = curriculum["context_mode"] == "dense"
-    count = context_size(curriculum)
+    count, noise = context_size(curriculum), curriculum["context_noise"]
+    extra = held_out_count(count)
     sdf_samples = curriculum["reconstruction_sdf_samples"]
     rng = shape_rng(curriculum["seed"], samples.shape)
     task = draw_task(
         samples,
         curriculum["context_mode"],
         sdf_samples=max(sdf_samples, 2 * count) if dense else sdf_samples,
-        surface_samples=count,
+        surface_samples=count if dense else count + extra,
         query="held_out" if dense else "all",
         rng=rng,
     )
     x, y = task["context"]
-    # Samples outside come first, so evenly spaced rows keep as many of either side.
-    chosen = np.arange(count) * len(x) // count
-    return {**task, "context": (add_noise(x[chosen], curriculum["context_noise"], rng), y[chosen])}
+    query_x, query_y = task["query"]
+    if dense:
+        # Samples outside come first, so evenly spaced rows keep as many of either side.
+        chosen = np.arange(count) * len(x) // count
+        # What is asked does not depend on what is known, so as many rows are set apart in any case.
+        reserve = held_out_count(len(query_x))
+        apart = np.zeros(len(query_x), bool)
+        apart[np.arange(reserve) * len(query_x) // max(reserve, 1)] = True
+        used = np.flatnonzero(apart)[np.arange(extra) * reserve // max(extra, 1)]
+        held_out = query_x[used], query_y[used]
+        query_x, query_y = query_x[~apart], query_y[~apart]
+    else:
+        chosen = np.arange(count)
+        held_out = x[count:], y[count:]
+        if len(np.unique(x, axis=0)) < len(x):  # drawn with replacement
+            chosen = np.flatnonzero(~(x[:count, None] == held_out[0]).all(axis=2).any(axis=1))
+    return {
+        "context": (add_noise(x[chosen], noise, rng), y[chosen]),
+        "query": (query_x, query_y),
+        "held_out": (add_noise(held_out[0], noise, rng), held_out[1]),
+    }
 
 
 def held_out_task(curriculum: Mapping[str, Any], shape: ShapeName, device: torch.device) -> Task:
@@ -88,22 +111,17 @@ def reconstruct_shape(
     """Adapt to one shape of a data folder and mesh it.
 
     Returns:
-        The mesh, in the normalised frame, and its record: adapt_seconds, mesh_seconds and
-        misclassified_percentage, at query samples of which half are outside and half inside.
+        The mesh, in the normalised frame, and its record: misclassified_percentage, at query
+        samples of which half are outside and half inside, and what `fit_and_mesh` tells.
 
     Raises:
         InputError: the shape's data is missing or broken.
         NoSurfaceError: the field has no zero level set in the cube.
     """
     batch = held_out_task(curriculum, shape, device)
-    fields, seconds = fit(model, batch["context"], curriculum["reconstruction_steps"], device)
+    held_out = HeldOut.of(batch["held_out"], batch["context"], curriculum["context_mode"])
+    fields, mesh, record = fit_and_mesh(model, batch["context"], held_out, curriculum, device)
     query_x, query_y = batch["query"]
     with torch.no_grad():
         misclassified = misclassified_percentage(model.predict(query_x, fields), query_y).item()
-    before_mesh = time.perf_counter()
-    mesh = mesh_fitted(model, fields, curriculum, device)
-    return mesh, {
-        "adapt_seconds": seconds,
-        "mesh_seconds": time.perf_counter() - before_mesh,
-        "misclassified_percentage": misclassified,
-    }
+    return mesh, {**record, "misclassified_percentage": misclassified}

@@ -1,6 +1,5 @@
 """A trained model and one shape -> the shape's mesh and its signed distance function."""
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from metasdf.geometry.normalisation import MARGIN, Normalisation
 from metasdf.geometry.sdf import SurfaceTree
 from metasdf.learning.curriculum import KEYS, is_2d
 from metasdf.learning.device import choose_device
-from metasdf.maml import Method
+from metasdf.method import Method
+from metasdf.reconstruction.adaptation import Progress, fit_and_mesh, no_progress
 from metasdf.reconstruction.contexts import (
     draw_context,
     input_normalisation,
@@ -28,9 +28,10 @@ from metasdf.reconstruction.contexts import (
     with_body,
     with_surface_points,
 )
-from metasdf.reconstruction.fields import FittedField, mesh_field
-from metasdf.reconstruction.fitting import add_noise, context_size, fit, shape_rng
+from metasdf.reconstruction.fields import FittedField
+from metasdf.reconstruction.fitting import add_noise, context_size, shape_rng
 from metasdf.reconstruction.inputs import ShapeInput, ShapeLike, as_shape_input
+from metasdf.reconstruction.judging import HeldOut
 
 SURFACE_POINTS = 30_000  # drawn on a mesh; also the most points at which residuals are measured
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
@@ -57,7 +58,8 @@ def reconstruct(
     shape: ShapeLike,
     *,
     context_mode: str | None = None,
-    num_steps: int | None = None,
+    num_steps: int | str | None = None,
+    refine: float = 0.0,
     context_points: int | None = None,
     resolution: int | None = None,
     normalisation: Normalisation | None = None,
@@ -66,7 +68,9 @@ def reconstruct(
     seed: int = 0,
     dense_grid: bool = False,
     surface: str | None = None,
+    keep: str | int = "all",
     device: torch.device | str | None = None,
+    progress: Progress = no_progress,
 ) -> Reconstruction:
     """Adapt a trained model to one shape and mesh its zero level set.
 
@@ -76,7 +80,9 @@ def reconstruct(
             off glb xyz npz) or a `ShapeInput`, in any frame and units, upright as in training.
         context_mode: "dense": signed distances, "levelset" or "partial": surface points. None: as
             in the model's training; where unknown, dense if the shape gives signed distances.
-        num_steps: inner steps; None: the curriculum's reconstruction_steps, else as in training.
+        num_steps: inner steps; "auto": as many as do good, told by points held out of the context;
+            None: the curriculum's reconstruction_steps, else as in training.
+        refine: seconds of Adam on the adapted field, see `refining.refine`.
         context_points: None: as the curriculum says, else 50,000 signed distances, or at most
             10,000 surface points.
         resolution: grid points along each side of the cube [-1, 1]^3 in the normalised frame; None:
@@ -89,35 +95,37 @@ def reconstruct(
         dense_grid: evaluate the whole grid, not only where the surface can be.
         surface: of a composite network, mesh the level set of its signed distance ("composite") or
             of its smooth logit ("logit"). None: as the model's curriculum says, else "composite".
+        keep: pieces of the mesh to keep: "all", "largest", or the number of the largest ones.
+        progress: called with the stage, "adapting", "refining" or "meshing", and its share done.
         device: None: where the model is.
 
     Raises:
         InputError: shape or arguments cannot be used (NoSolidError: see `open_rule`).
         NoSurfaceError: the fitted field has no zero level set in the cube.
     """
-    keys = {**DEFAULTS, **getattr(model, "curriculum", {})}
-    resolution, surface = resolution or keys["resolution"], surface or keys["surface"]
-    num_steps = keys["reconstruction_steps"] if num_steps is None else num_steps
-    _check_arguments(context_mode, num_steps, context_points, resolution, context_noise, seed)
-    KEYS["surface"].check("surface", surface)
+    given = {
+        "context_mode": context_mode,
+        "reconstruction_steps": num_steps,
+        "refine": refine,
+        "context_points": context_points,
+        "resolution": resolution,
+        "context_noise": context_noise,
+        "seed": seed,
+        "dense_grid": dense_grid,
+        "surface": surface,
+        "keep": keep,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        KEYS[name].check("num_steps" if name == "reconstruction_steps" else name, value)
+    keys = {**DEFAULTS, **getattr(model, "curriculum", {}), **given}
     device = _place(model, device)
     shape = as_shape_input(shape)
     rng = shape_rng(seed, shape.source.name if shape.source else "")
     mode = context_mode or _training_mode(model)
     with _errors_naming(shape.source):
-        keys["context_points"] = context_points or keys["context_points"]
         context = prepare_context(shape, mode, keys, normalisation, open_rule, rng)
-    context = context._replace(x=add_noise(context.x, context_noise, rng))
-    meshing = Meshing(resolution, dense_grid, surface)
-    return _adapt_and_mesh(model, shape, context, num_steps, meshing, device, rng)
-
-
-class Meshing(NamedTuple):
-    """How a field is meshed; see `reconstruct`."""
-
-    resolution: int
-    dense_grid: bool
-    surface: str
+    return _adapt_and_mesh(model, shape, context, keys, device, rng, progress)
 
 
 class Context(NamedTuple):
@@ -127,14 +135,15 @@ class Context(NamedTuple):
         shape: in the normalised frame.
         normalisation: the map into that frame.
         mode: "dense", "levelset" or "partial".
-        x, y: (n, 3) and (n, 1), float32.
+        rows: x, y, z, signed distance (n, 4), float32.
+        held_out: the same of points to judge the fit by (m, 4).
     """
 
     shape: ShapeInput
     normalisation: Normalisation
     mode: str
-    x: np.ndarray
-    y: np.ndarray
+    rows: np.ndarray
+    held_out: np.ndarray
 
 
 def prepare_context(
@@ -147,7 +156,7 @@ def prepare_context(
 ) -> Context:
     """Normalise a shape and draw its context; arguments and errors as for `reconstruct`.
 
-    keys: of a curriculum; they say how many points the context has.
+    keys: of a curriculum; they say how many points the context has, and how noisy they are.
     """
     if open_rule not in OPEN_RULES:
         raise InputError(f"open_rule: {open_rule!r} is unknown; choose {' or '.join(OPEN_RULES)}")
@@ -160,26 +169,26 @@ def prepare_context(
     count = context_size({**keys, "context_mode": mode})
     if shape.mesh is not None:
         shape = with_surface_points(shape, max(SURFACE_POINTS, count), rng)
-    return Context(shape, normalisation, mode, *draw_context(shape, mode == "dense", count, rng))
+    parts = draw_context(shape, mode == "dense", count, rng)
+    for rows in parts:
+        rows[:, :3] = add_noise(rows[:, :3], keys["context_noise"], rng)
+    return Context(shape, normalisation, mode, *parts)
 
 
 def _adapt_and_mesh(
     model: Method,
     shape: ShapeInput,
     context: Context,
-    num_steps: int | None,
-    meshing: Meshing,
+    keys: Mapping[str, Any],
     device: torch.device,
     rng: np.random.Generator,
+    progress: Progress,
 ) -> Reconstruction:
     """The second half of `reconstruct`; rng: for the residuals."""
-    x, y = (torch.from_numpy(array)[None].to(device) for array in (context.x, context.y))
-    fields, adapt_seconds = fit(model, (x, y), num_steps, device)
-    start = time.perf_counter()
-    mesh = mesh_field(
-        model, fields, meshing.resolution, device, meshing.dense_grid, meshing.surface
-    )
-    mesh_seconds = time.perf_counter() - start
+    rows, held = (torch.from_numpy(part)[None].to(device) for part in context[-2:])
+    points = rows[..., :3], rows[..., 3:]
+    held_out = HeldOut.of((held[..., :3], held[..., 3:]), points, context.mode)
+    fields, mesh, measured = fit_and_mesh(model, points, held_out, keys, device, progress)
     normalised, normalisation = context.shape, context.normalisation
     record = {
         "input": None if shape.source is None else str(shape.source),
@@ -193,11 +202,8 @@ def _adapt_and_mesh(
             "scale": normalisation.scale,
         },
         "context_mode": context.mode,
-        "context_points": len(context.x),
-        "steps": model.num_steps if num_steps is None else num_steps,
-        "adapt_seconds": adapt_seconds,
-        "mesh_seconds": mesh_seconds,
-        "surface": meshing.surface,
+        "context_points": len(context.rows),
+        **measured,
         "distance": residuals(normalised, mesh, normalisation.scale, rng),
         "device": str(device),
     }
@@ -242,24 +248,6 @@ def residuals(
 
 
 # Arguments
-
-
-def _check_arguments(
-    context_mode: str | None,
-    num_steps: int | None,
-    context_points: int | None,
-    resolution: int,
-    context_noise: float,
-    seed: int,
-) -> None:
-    """InputError, with the argument's name, where a value is not one that its key may have."""
-    if context_mode is not None:
-        KEYS["context_mode"].check("context_mode", context_mode)
-    KEYS["reconstruction_steps"].check("num_steps", num_steps)
-    KEYS["context_points"].check("context_points", context_points)
-    KEYS["resolution"].check("resolution", resolution)
-    KEYS["context_noise"].check("context_noise", context_noise)
-    KEYS["seed"].check("seed", seed)
 
 
 def _place(model: Method, device: torch.device | str | None) -> torch.device:

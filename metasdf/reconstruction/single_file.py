@@ -12,15 +12,14 @@ from metasdf.data.formats import read_normalisation
 from metasdf.errors import InputError
 from metasdf.files import write_json
 from metasdf.geometry.grid import NoSurfaceError
-from metasdf.geometry.mesh_files import write_ply
-from metasdf.maml import Method
+from metasdf.geometry.mesh_files import check_written_kind, write_mesh
+from metasdf.method import Method
+from metasdf.reconstruction.adaptation import FAILED, TRUSTED, UNTRUSTED, Progress, no_progress
 from metasdf.reconstruction.fitting import context_size
 from metasdf.reconstruction.inputs import read_shape_input
 from metasdf.reconstruction.one_shape import reconstruct
 
 log = logging.getLogger(__name__)
-
-FAR = 0.05  # distance, relative to the bounding sphere's radius, above which a note is printed
 
 
 def reconstruct_file(
@@ -32,18 +31,22 @@ def reconstruct_file(
     normalisation_file: str | os.PathLike | None = None,
     open_rule: str = "reject",
     checkpoint: str = "",
+    progress: Progress = no_progress,
 ) -> int:
     """Reconstruct the shape in the file `path`, in its frame, and log a summary.
 
     Args:
         curriculum: complete, of 3D; it says what context is drawn and how it is meshed.
-        output: a .ply file; None: `<reconstruction_output_dir>/<name of path>_reconstruction.ply`.
-            `<output>.json` is the record.
+        output: a file whose ending is one of WRITTEN_SUFFIXES; None:
+            `<reconstruction_output_dir>/<name of path>_reconstruction.ply`. `<output>.json` is the
+            record.
         normalisation_file, open_rule: see `reconstruct`.
         checkpoint: the model's file, for the record.
+        progress: see `reconstruct`.
 
     Returns:
-        The number of failures: 1 if the field has no surface, which is reported, else 0.
+        FAILED if the field has no surface, which is reported; UNTRUSTED if the mesh is written but
+        not to be trusted; else 0.
 
     Raises:
         InputError: the file or an argument cannot be used.
@@ -59,6 +62,7 @@ def reconstruct_file(
             shape,
             context_mode=curriculum["context_mode"],
             num_steps=model.num_steps if steps is None else steps,
+            refine=curriculum["refine"],
             context_points=context_size(curriculum),
             resolution=curriculum["resolution"],
             normalisation=frame,
@@ -67,18 +71,23 @@ def reconstruct_file(
             seed=curriculum["seed"],
             dense_grid=curriculum["dense_grid"],
             surface=curriculum["surface"],
+            keep=curriculum["keep"],
             device=device,
+            progress=progress,
         )
     except NoSurfaceError as error:
         for file in (output, record_file):  # left by an earlier run
             file.unlink(missing_ok=True)
         log.warning("failed: %s: %s", path, error)
-        return 1
+        return FAILED
     record = {**result.record, "file": str(output), "checkpoint": str(checkpoint)}
     record["curriculum"] = dict(curriculum)
-    write_ply(output, result.mesh)
+    write_mesh(output, result.mesh)
     write_json(record_file, record)
     log.info(summary(record))
+    if record["trusted"] is False:
+        log.warning("%s", distrust(record))
+        return UNTRUSTED
     return 0
 
 
@@ -87,8 +96,7 @@ def _output_file(
 ) -> Path:
     folder = Path(curriculum["reconstruction_output_dir"])
     output = Path(output or folder / f"{path.stem}_reconstruction.ply")
-    if output.suffix.lower() != ".ply":
-        raise InputError(f"--output {output}: must end in .ply")
+    check_written_kind(output)
     if output.exists() and path.exists() and output.samefile(path):
         raise InputError(f"--output {output}: is the input itself; choose another name")
     return output
@@ -103,19 +111,35 @@ def summary(record: Mapping[str, Any]) -> str:
         lines.append(f"{record['left_out']} rows left out: not finite, or a normal of length 0")
     if record["outside_cube"]:
         lines.append(f"{record['outside_cube']} points lie outside of what is meshed")
-    lines += [
+    lines.append(
         f"context: {record['context_points']} points, {record['context_mode']}; {steps} "
-        f"step{'' if steps == 1 else 's'} in {record['adapt_seconds']:.3f} s on {record['device']}",
+        f"step{'' if steps == 1 else 's'} in {record['adapt_seconds']:.3f} s on {record['device']}"
+    )
+    if record["refine_steps"]:
+        lines.append(f"refined: {record['refine_steps']} steps in {record['refine_seconds']:.1f} s")
+    lines += [
         f"input to surface: mean {distance['mean']:.4g}, median {distance['median']:.4g} in its "
         f"units; {distance['relative_mean']:.4f} and {distance['relative_median']:.4f} of its "
         "bounding sphere's radius",
-        f"written: {record['file']} and {record['file']}.json",
     ]
     if (back := distance["back_relative_mean"]) is not None:
-        lines.insert(-1, f"surface to input: mean {back:.4f} of that radius")
-    if max(distance["relative_mean"], back or 0.0) > FAR:
+        lines.append(f"surface to input: mean {back:.4f} of that radius")
+    if record["held_out_error"] is not None:
         lines.append(
-            "note: that is far; look at the result. Does the input stand as the shapes of training "
-            "did (here: y up), is it of their kind, and are these enough points?"
+            f"error at {record['held_out_points']} points held out: "
+            f"{record['held_out_error']:.4f} of that radius"
         )
-    return "\n".join(lines)
+    pieces = record["pieces"]
+    if pieces > 1:
+        kept = {"all": pieces, "largest": 1}.get(record["keep"]) or min(pieces, record["keep"])
+        lines.append(f"the surface has {pieces} pieces; {kept} kept (--keep)")
+    return "\n".join([*lines, f"written: {record['file']} and {record['file']}.json"])
+
+
+def distrust(record: Mapping[str, Any]) -> str:
+    """Why not to trust the mesh of a record, in one line."""
+    return (
+        f"do not trust this one: its error, {record['held_out_error']:.4f} of its radius, is above "
+        f"{TRUSTED}. Does the input stand as the shapes of training did (here: y up), is it of "
+        "their kind, and are these enough points?"
+    )

@@ -13,8 +13,9 @@ from metasdf.data.names import ShapeName, read_split
 from metasdf.errors import InputError
 from metasdf.files import write_json
 from metasdf.geometry.grid import NoSurfaceError
-from metasdf.geometry.mesh_files import write_ply
-from metasdf.maml import Method
+from metasdf.geometry.mesh_files import write_mesh
+from metasdf.method import Method
+from metasdf.reconstruction.adaptation import AUTO, FAILED, TRUSTED, UNTRUSTED
 from metasdf.reconstruction.fields import mesh_fitted
 from metasdf.reconstruction.fitting import reconstruct_shape
 
@@ -45,7 +46,8 @@ def reconstruct_split(
         checkpoint: the model's file, for the record.
 
     Returns:
-        The number of shapes that failed; each is reported by name, and the run goes on.
+        FAILED if some shapes failed; each is reported by name, and the run goes on. UNTRUSTED if
+        all are meshed but some are not to be trusted; else 0.
 
     Raises:
         InputError: the split file or the data folder is missing.
@@ -79,7 +81,9 @@ def reconstruct_split(
         },
     )
     log.info(summary(records, Path(curriculum["reconstruction_output_dir"])))
-    return len(shapes) - len(done)
+    if len(done) < len(shapes):
+        return FAILED
+    return UNTRUSTED if any(r["trusted"] is False for r in records) else 0
 
 
 def _reconstruct_shapes(
@@ -97,13 +101,18 @@ def _reconstruct_shapes(
         file = f"{shape}.ply"
         try:
             mesh, measured = reconstruct_shape(model, curriculum, shape, device)
-            write_ply(output / file, mesh)
+            write_mesh(output / file, mesh)
         except (InputError, NoSurfaceError) as error:
             (output / file).unlink(missing_ok=True)  # left by an earlier run
             record["error"] = str(error)
             log.warning("failed: %s: %s", shape, error)
             continue
         record.update(measured, file=file)
+        if measured["trusted"] is False:
+            log.warning(
+                "do not trust %s: its error at points held out, %.4f of its radius, is above %g",
+                *(shape, measured["held_out_error"], TRUSTED),
+            )
     return records
 
 
@@ -112,12 +121,12 @@ def steps_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}_steps")
 
 
-def trajectory_steps(training_steps: int, last: int | None) -> list[int]:
+def trajectory_steps(training_steps: int, last: int | str | None) -> list[int]:
     """The steps of a trajectory: 0, 1, ... of training, at most SHOWN_STEPS of them, and the last.
 
-    last: None: that of training.
+    last: None or AUTO: that of training.
     """
-    last = training_steps if last is None else last
+    last = training_steps if last in (None, AUTO) else last
     stop = min(last, training_steps + 1)
     return [*range(0, stop, max(1, math.ceil(stop / SHOWN_STEPS))), last]
 
@@ -133,7 +142,7 @@ def write_initialisation(
     except NoSurfaceError:
         (folder / INITIALISATION).unlink(missing_ok=True)  # left by an earlier run
         return False
-    write_ply(folder / INITIALISATION, mesh)
+    write_mesh(folder / INITIALISATION, mesh)
     return True
 
 
@@ -146,16 +155,15 @@ def write_trajectory(
     device: torch.device,
 ) -> None:
     """Mesh a shape after each of `steps` inner steps; no file where the field has no surface."""
+    keys = {**curriculum, "refine": 0.0}
     for k in steps:
         file = folder / f"{shape}_{k}.ply"
         file.unlink(missing_ok=True)  # left by an earlier run
         try:
-            mesh, _ = reconstruct_shape(
-                model, {**curriculum, "reconstruction_steps": k}, shape, device
-            )
+            mesh, _ = reconstruct_shape(model, {**keys, "reconstruction_steps": k}, shape, device)
         except NoSurfaceError:
             continue
-        write_ply(file, mesh)
+        write_mesh(file, mesh)
 
 
 def summary(records: Sequence[Mapping[str, Any]], output: Path) -> str:
@@ -167,8 +175,14 @@ def summary(records: Sequence[Mapping[str, Any]], output: Path) -> str:
         def mean(key: str) -> float:
             return math.fsum(r[key] for r in done) / len(done)
 
+        refined = f"refine {mean('refine_seconds'):.2f} s, " if mean("refine_seconds") else ""
         lines.append(
-            f"per shape: adapt {mean('adapt_seconds'):.3f} s, mesh {mean('mesh_seconds'):.2f} s; "
-            f"{mean('misclassified_percentage'):.2f} % of unseen samples misclassified"
+            f"per shape: {mean('steps'):.1f} steps in {mean('adapt_seconds'):.3f} s, {refined}mesh "
+            f"{mean('mesh_seconds'):.2f} s; {mean('misclassified_percentage'):.2f} % of unseen "
+            "samples misclassified"
         )
+        if several := sum(r["pieces"] > 1 for r in done):
+            lines.append(f"{several} of them in several pieces")
+        if doubtful := sum(r["trusted"] is False for r in done):
+            lines.append(f"{doubtful} of them not to be trusted")
     return "\n".join(lines)

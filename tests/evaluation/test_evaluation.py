@@ -26,7 +26,7 @@ from metasdf.evaluation.yardsticks import (
     sampling_floor,
 )
 from metasdf.files import read_json, write_json
-from metasdf.geometry.mesh_files import write_ply
+from metasdf.geometry.mesh_files import write_mesh
 from metasdf.geometry.normalisation import Normalisation
 from metasdf.reconstruction.split import RECORD, steps_folder
 
@@ -56,15 +56,15 @@ def write_folder(
         else:
             entry["file"] = f"{entry['shape']}.ply"
             entry.update(adapt_seconds=radius, misclassified_percentage=10 * radius)
-            write_ply(folder / entry["file"], icosphere(radius))
+            write_mesh(folder / entry["file"], icosphere(radius))
         entries.append(entry)
     start = "." if old_style else f"../{steps_folder(folder).name}"
     if initialisation is not None:
-        write_ply(folder / start / "initialisation.ply", icosphere(initialisation))
+        write_mesh(folder / start / "initialisation.ply", icosphere(initialisation))
     beside = "steps" if old_style else start
     for step, radius in (steps or {}).items():
         for instance in trajectories:
-            write_ply(folder / beside / f"{name(instance)}_{step}.ply", icosphere(radius))
+            write_mesh(folder / beside / f"{name(instance)}_{step}.ply", icosphere(radius))
     record = {
         "curriculum": {
             "data_source": str(data_source),
@@ -224,7 +224,7 @@ def test_the_true_mesh_gives_normals_and_iou(spheres, tmp_path):
     write_json(data / ".datasources.json", {"made": str(meshes)})
     true = icosphere(0.45)
     true.vertices = Samples(data, name("e")).normalisation.invert(true.vertices)
-    write_ply(meshes / "spheres" / "e.ply", true)
+    write_mesh(meshes / "spheres" / "e.ply", true)
     folder = write_folder(tmp_path / "out", data, {"e": 0.6, "f": 0.65})
     result = evaluate(folder, nearest=False)
     assert result["num_failed"] == 0
@@ -344,7 +344,7 @@ def test_the_same_folder_gives_the_same_numbers_for_any_selection(evaluated, sph
 def test_a_folder_without_record_lists_every_mesh_once(spheres, tmp_path):
     write_folder(tmp_path, spheres, {"e": 0.45, "f": 0.65}, initialisation=0.5)
     (tmp_path / RECORD).unlink()
-    write_ply(tmp_path / "steps" / "made" / "spheres" / "e_0.ply", icosphere(0.5))
+    write_mesh(tmp_path / "steps" / "made" / "spheres" / "e_0.ply", icosphere(0.5))
     with pytest.raises(InputError, match="--data_source DIR"):
         evaluate(tmp_path)
     result = evaluate(tmp_path, str(spheres))
@@ -354,7 +354,7 @@ def test_a_folder_without_record_lists_every_mesh_once(spheres, tmp_path):
 
 
 def test_a_file_left_by_an_interrupted_write_is_no_mesh(spheres, tmp_path):
-    write_ply(tmp_path / "made/spheres/e.ply", icosphere(0.45))
+    write_mesh(tmp_path / "made/spheres/e.ply", icosphere(0.45))
     (tmp_path / "made/spheres/.a1b2c3.ply").write_bytes(b"")
     result = evaluate(tmp_path, str(spheres))
     assert [row["shape"] for row in result["shapes"]] == ["made/spheres/e"]

@@ -11,7 +11,7 @@ from experiments.ablations_report import write_document
 from metasdf.data.names import ShapeName, read_split
 from metasdf.errors import InputError
 from metasdf.evaluation.folder import measure
-from metasdf.geometry.mesh_files import write_ply
+from metasdf.geometry.mesh_files import write_mesh
 from metasdf.learning.checkpoints import load_model
 from metasdf.reconstruction.fitting import held_out_task, reconstruct_shape
 
@@ -73,7 +73,7 @@ def test_figures_are_what_direct_calls_give(ablated, spheres, tmp_path):
         mesh, record = reconstruct_shape(model, base, shape, CPU)
         assert row["misclassified_by_shape"][index] == record["misclassified_percentage"]
         if index == 0:
-            write_ply(tmp_path / "mesh.ply", mesh)
+            write_mesh(tmp_path / "mesh.ply", mesh)
             entry = {"shape": str(shape), "file": "mesh.ply"}
             direct = measure(tmp_path, base["data_source"], entry, None, None)["chamfer"]
             assert row["chamfer_by_shape"] == [pytest.approx(direct, rel=1e-3)]

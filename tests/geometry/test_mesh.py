@@ -13,7 +13,7 @@ from metasdf.geometry.mesh import (
     weld,
     without_duplicate_faces,
 )
-from metasdf.geometry.mesh_files import load_mesh, write_ply
+from metasdf.geometry.mesh_files import load_mesh, write_mesh
 from metasdf.geometry.normalisation import Normalisation, normalise
 from metasdf.geometry.rays import RayCaster
 from metasdf.geometry.rendering import UNIT_BALL, render, render_points
@@ -86,7 +86,7 @@ def test_a_written_mesh_is_closed_whether_or_not_a_reader_merges_vertices(tmp_pa
     as_float32 = mesh.vertices.astype(np.float32)
     assert len(np.unique(as_float32, axis=0)) < len(mesh.vertices)  # zeros fall on grid points
 
-    write_ply(tmp_path / "mesh.ply", mesh)
+    write_mesh(tmp_path / "mesh.ply", mesh)
     for process in (True, False):
         read = trimesh.load(tmp_path / "mesh.ply", process=process)
         assert read.is_watertight
@@ -98,10 +98,31 @@ def test_a_written_mesh_is_closed_whether_or_not_a_reader_merges_vertices(tmp_pa
 
 def test_a_mesh_without_coincident_vertices_is_written_unchanged(tmp_path):
     mesh = trimesh.creation.icosphere(2)
-    write_ply(tmp_path / "mesh.ply", mesh)
+    write_mesh(tmp_path / "mesh.ply", mesh)
     read = trimesh.load(tmp_path / "mesh.ply", process=False)
     assert np.array_equal(read.vertices, mesh.vertices.astype(np.float32))
     assert np.array_equal(read.faces, mesh.faces)
+
+
+@pytest.mark.parametrize("ending", [".ply", ".obj", ".stl", ".glb", ".OBJ"])
+def test_a_mesh_is_written_as_its_ending_says(tmp_path, ending):
+    mesh = trimesh.creation.torus(1.0, 0.3)
+    file = tmp_path / f"mesh{ending}"
+    write_mesh(file, mesh)
+    read = load_mesh(file)
+    assert read.is_watertight
+    assert len(read.faces) == len(mesh.faces)
+    assert read.volume == pytest.approx(mesh.volume, rel=1e-5)
+    assert read.bounds == pytest.approx(mesh.bounds, abs=1e-6)
+    starts = {".ply": b"ply\n", ".glb": b"glTF"}
+    assert file.read_bytes().startswith(starts.get(ending, b""))
+
+
+@pytest.mark.parametrize("name", ["mesh.off", "mesh", "mesh.ply.txt"])
+def test_a_mesh_of_another_ending_is_not_written(tmp_path, name):
+    with pytest.raises(InputError, match="written as one of"):
+        write_mesh(tmp_path / name, trimesh.creation.box())
+    assert not list(tmp_path.iterdir())
 
 
 def test_welding_drops_a_fin_that_collapses_and_keeps_the_solid_closed():

@@ -13,7 +13,7 @@ from metasdf.geometry.grid import NoSurfaceError, evaluate_grid, grid_points, me
 from metasdf.geometry.sparse_grid import SparseGrid
 from metasdf.learning.checkpoints import load_model
 from metasdf.losses import SURFACES, build_loss
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.networks import CoordinateNetwork
 from metasdf.reconstruction.fields import mesh_field
 from metasdf.reconstruction.fitting import held_out_task

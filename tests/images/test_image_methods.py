@@ -314,7 +314,7 @@ def test_photographs_have_no_contour(tmp_path):
 
 @pytest.mark.parametrize("overrides", [{"training_mode": "multitask"}, {"clamp": 0.1}])
 def test_photographs_have_no_sign(overrides, tmp_path):
-    with pytest.raises(InputError, match="photographs take l1 or l2, without clamp"):
+    with pytest.raises(InputError, match="photographs take l1 or l2, without the other two"):
         build_model(image_curriculum(tmp_path, "cifar", **overrides))
 
 

@@ -89,6 +89,7 @@ OTHER = {
     "latent_features": 34,
     "dropout": 0.125,
     "clamp": 0.375,
+    "sharpness": 40.0,
     "code_lr": 0.625,
     "code_steps": 12,
     "code_points": 13,
@@ -102,7 +103,9 @@ OTHER = {
     "lr_schedule": "cosine",
     "lr_decay_epochs": 7,
     "lr_decay_factor": 0.75,
+    "warmup_steps": 8,
     "gradient_clip": 1.5,
+    "gradient_norm": 2.5,
     "ScenesPerBatch": 3,
     "scenes_per_microbatch": 5,
     "recompute_steps": True,
@@ -117,6 +120,8 @@ OTHER = {
     "context_points": 77,
     "context_noise": 0.0625,
     "reconstruction_steps": 9,
+    "refine": 1.5,
+    "keep": 2,
     "resolution": 21,
     "surface": "logit",
     "dense_grid": True,
@@ -239,6 +244,14 @@ def test_no_override_changes_nothing():
     assert command_line() == {}
     assert command_line("--reconstruction_steps", "none") == {"reconstruction_steps": None}
     assert command_line("--first_order", "False") == {"first_order": False}
+
+
+def test_some_keys_take_words_beside_numbers():
+    assert command_line("--reconstruction_steps", "auto") == {"reconstruction_steps": "auto"}
+    for keep, value in (("all", "all"), ("largest", "largest"), ("3", 3)):
+        assert command_line("--keep", keep) == {"keep": value}
+    with pytest.raises(InputError, match="keep: 'most' is a str"):
+        load_curriculum("planes_relu", {"keep": "most"})
 
 
 @pytest.mark.parametrize(

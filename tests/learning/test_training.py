@@ -18,9 +18,9 @@ from metasdf.learning import training
 from metasdf.learning.checkpoints import load_checkpoint, load_model, save_checkpoint
 from metasdf.learning.curriculum import METHODS
 from metasdf.learning.gradients import MetaGradients
-from metasdf.learning.loop import accumulate, decay, outer_step, validate
+from metasdf.learning.loop import accumulate, decay, outer_loop, outer_step, validate
 from metasdf.learning.models import build_model
-from metasdf.learning.training import shape_tasks, usable_split
+from metasdf.learning.training import shape_tasks, untrained, usable_split
 from metasdf.learning.training import train as train_on
 
 CPU = torch.device("cpu")
@@ -166,6 +166,33 @@ def test_meta_gradients_are_clipped_by_value_and_adam_takes_the_step(spheres, tm
     outer_step(MetaGradients(model), optimizer, collate([data.task(0, 0)]), gradient_clip=1e-4)
     moved = [(p.detach() - q).abs().max() for p, q in zip(model.parameters(), before, strict=True)]
     assert max(moved).item() == pytest.approx(1e-4, rel=0.01)
+
+
+def test_meta_gradients_are_clipped_by_norm_where_the_curriculum_says_so(spheres, tmp_path):
+    for norm in (1e-2, 1e-3):
+        options = curriculum(spheres, tmp_path, gradient_norm=norm)
+        tasks = shape_tasks(options).train
+        model, _ = untrained(options, 4, CPU)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        before = [p.detach().clone() for p in model.parameters()]
+        next(outer_loop(model, optimizer, tasks, options))
+        pairs = zip(model.parameters(), before, strict=True)
+        moved = torch.cat([(p.detach() - q).flatten() for p, q in pairs])
+        assert moved.norm().item() / options["lr"] == pytest.approx(norm, rel=0.01)
+
+
+def test_step_sizes_rise_over_the_steps_of_the_warm_up(spheres, tmp_path):
+    options = curriculum(spheres, tmp_path, warmup_steps=5, lr=1e-3, num_epochs=4)
+    tasks = shape_tasks(options).train
+    assert tasks.batches_per_epoch == 2
+    model, optimizer = untrained(options, 4, CPU)
+    steps = outer_loop(model, optimizer, tasks, options, num_epochs=4)
+    rates = [optimizer.param_groups[0]["lr"] for _ in steps]
+    assert rates == pytest.approx([1e-3 * min(1, n / 5) for n in range(1, 9)])
+    # A run that goes on counts its steps from the very first.
+    model, optimizer = untrained(options, 4, CPU)
+    steps = outer_loop(model, optimizer, tasks, options, first_epoch=1, num_epochs=2)
+    assert [optimizer.param_groups[0]["lr"] for _ in steps] == pytest.approx([6e-4, 8e-4])
 
 
 def test_the_outer_decay_is_halved_on_schedule(spheres, tmp_path):

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from conftest import ROOT, shared, sphere_curriculum
+from conftest import MESHED, ROOT, shared, sphere_curriculum
 from metasdf.api import train
 from metasdf.data.formats import write_normalisation
 from metasdf.data.names import read_split
@@ -22,7 +22,7 @@ from metasdf.geometry.normalisation import Normalisation
 from metasdf.learning.checkpoints import save_checkpoint
 from metasdf.learning.models import build_model
 from metasdf.losses import DistanceLoss
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.reconstruction.contexts import (
     cloud_signed_distance,
     draw_context,
@@ -135,7 +135,7 @@ def curriculum(spheres, folder, **overrides):
 
 def reconstructed(model, curriculum, path, output, **options):
     """The mesh and its record."""
-    assert reconstruct_file(model, curriculum, CPU, path, output, **options) == 0
+    assert reconstruct_file(model, curriculum, CPU, path, output, **options) in MESHED
     record = json.loads(output.with_name(output.name + ".json").read_text())
     return trimesh.load_mesh(output), record
 
@@ -306,21 +306,32 @@ def test_noisy_points_keep_their_side():
 def test_a_dense_context_is_half_outside_half_inside_and_true():
     points, normals = cloud()
     shape = ShapeInput((points - SHIFT) / SCALE, normals)
-    x, y = draw_context(shape, True, 1001, rng())
-    assert x.shape == (1001, 3)
-    assert y.shape == (1001, 1)
-    assert x.dtype == y.dtype == np.float32
-    assert (y > 0).sum() == 501
-    assert np.abs(np.linalg.norm(x, axis=1) - RADIUS - y[:, 0]).max() < 0.04
+    rows, held_out = draw_context(shape, True, 1001, rng())
+    assert rows.shape == (1001, 4)
+    assert held_out.shape == (100, 4)
+    assert rows.dtype == held_out.dtype == np.float32
+    assert (rows[:, 3] > 0).sum() == 501
+    assert (held_out[:, 3] > 0).sum() == 50
+    for x, y in ((part[:, :3], part[:, 3]) for part in (rows, held_out)):
+        assert np.abs(np.linalg.norm(x, axis=1) - RADIUS - y).max() < 0.04
+    assert not {row.tobytes() for row in rows} & {row.tobytes() for row in held_out}
     with pytest.raises(InputError, match="normals point inward"):
         draw_context(ShapeInput(shape.points, -normals), True, 100, rng())
 
 
 def test_a_surface_context_has_no_point_twice():
     points, _ = cloud(count=500)
-    x, y = draw_context(ShapeInput(points), False, 1000, rng())
-    assert len(np.unique(x, axis=0)) == len(x) == 500
-    assert not y.any()
+    rows, held_out = draw_context(ShapeInput(points), False, 1000, rng())
+    assert (len(rows), len(held_out)) == (450, 50)
+    every = np.concatenate([rows, held_out])
+    assert len(np.unique(every, axis=0)) == 500
+    assert not every[:, 3].any()
+
+
+def test_of_few_points_none_is_held_out():
+    points, _ = cloud(count=90)
+    rows, held_out = draw_context(ShapeInput(points), False, 1000, rng())
+    assert (len(rows), len(held_out)) == (90, 0)
 
 
 # Frames
@@ -463,7 +474,7 @@ def test_a_trained_model_rebuilds_a_sphere_from_the_command_line(
     path, folder = write(tmp_path, "xyz oriented"), tmp_path / "results"
     where = ("--reconstruction_output_dir", folder, "--resolution", 32)
     arguments = ("tables_tiny", "--checkpoint", trained, "--input", path, *where)
-    assert run(*arguments, "--reconstruction_steps", 4, monkeypatch=monkeypatch) == 0
+    assert run(*arguments, "--reconstruction_steps", 4, monkeypatch=monkeypatch) in MESHED
     output = capsys.readouterr().out
     assert "scan.xyz: points with normals, 3000 points" in output
     assert "dense; 4 steps in" in output
@@ -475,7 +486,7 @@ def test_a_trained_model_rebuilds_a_sphere_from_the_command_line(
     assert record["curriculum"]["context_mode"] == "dense"
     assert record["checkpoint"] == str(trained)
     # The points as they are: another context mode than the model knows.
-    assert run(*arguments, "--context_mode", "levelset", monkeypatch=monkeypatch) in (0, 1)
+    assert run(*arguments, "--context_mode", "levelset", monkeypatch=monkeypatch) in (*MESHED, 1)
     output = capsys.readouterr().out
     assert "note: the context is levelset, but the model was trained with dense\n" in output
 
@@ -484,13 +495,13 @@ def test_what_a_model_was_trained_with_is_the_checkpoints(trained, tmp_path, mon
     path = write(tmp_path, "xyz oriented")
     where = ("--reconstruction_output_dir", tmp_path, "--resolution", 24)
     arguments = ("compare_set_hyper", "--checkpoint", trained, "--input", path, *where)
-    assert run(*arguments, monkeypatch=monkeypatch) == 0
+    assert run(*arguments, monkeypatch=monkeypatch) in MESHED
     output = capsys.readouterr().out
     assert "note: the checkpoint is of method metasdf, compare_set_hyper has another" in output
     record = json.loads((tmp_path / "scan_reconstruction.ply.json").read_text())["curriculum"]
     assert (record["method"], record["lr"], record["num_epochs"]) == ("metasdf", 2e-3, 60)
     assert record["resolution"] == 24
-    assert run(*arguments, "--lr", 2e-3, monkeypatch=monkeypatch) == 0
+    assert run(*arguments, "--lr", 2e-3, monkeypatch=monkeypatch) in MESHED
     capsys.readouterr()
     for option, value in (("--hidden_features", 64), ("--lr", 1e-3)):
         assert run(*arguments, option, value, monkeypatch=monkeypatch) == 2
@@ -504,16 +515,22 @@ def test_surface_that_is_made_up_shows_on_the_way_back(spheres, tmp_path, caplog
         """The ball that was given, and another one."""
 
         def predict(self, x, fields):
-            other = (x - torch.tensor([0.6, 0.6, 0.6])).norm(dim=-1, keepdim=True) - 0.3
+            other = (x - torch.tensor([0.78, 0.78, 0.78])).norm(dim=-1, keepdim=True) - 0.2
             return torch.minimum(super().predict(x, fields), other)
 
     settings = curriculum(spheres, tmp_path)
     path = write(tmp_path, "ply points")
     _, one = reconstructed(Ball(), settings, path, tmp_path / "one.ply")
     _, two = reconstructed(Two(), settings, path, tmp_path / "two.ply")
-    assert "note:" not in caplog.text
     assert two["distance"]["relative_mean"] < one["distance"]["relative_mean"] + 4e-3
     assert two["distance"]["back_relative_mean"] > one["distance"]["back_relative_mean"] + 5e-3
+    assert two["held_out_error"] > one["held_out_error"] + 5e-3
+    assert (one["trusted"], two["trusted"]) == (True, False)
+    assert (one["pieces"], two["pieces"]) == (1, 2)
+    assert "the surface has 2 pieces; 2 kept" in caplog.text
+    _, kept = reconstructed(Two(), {**settings, "keep": "largest"}, path, tmp_path / "kept.ply")
+    assert (kept["pieces"], kept["trusted"]) == (2, True)
+    assert "the surface has 2 pieces; 1 kept" in caplog.text
 
 
 def test_a_result_far_from_the_input_is_told(spheres, tmp_path, caplog):
@@ -526,7 +543,7 @@ def test_a_result_far_from_the_input_is_told(spheres, tmp_path, caplog):
     reconstructed(
         Small(), curriculum(spheres, tmp_path), write(tmp_path, "obj mesh"), tmp_path / "o.ply"
     )
-    assert "note: that is far; look at the result." in caplog.text
+    assert "do not trust this one: its error" in caplog.text
 
 
 def test_a_field_without_surface_leaves_no_file(spheres, tmp_path, caplog):
@@ -644,7 +661,7 @@ def test_options_that_do_not_go_together_are_told(untrained, tmp_path, monkeypat
     for arguments, message in (
         ((*given, "--output", path), "is the input itself"),
         ((*given, "--output", link), "is the input itself"),
-        ((*given, "--output", tmp_path / "out.obj"), "must end in .ply"),
+        ((*given, "--output", tmp_path / "out.off"), "written as one of"),
         ((*given, "--normalization", tmp_path / "no.npz"), "file not found"),
         ((*given, "--open", "close"), "--open"),
         ((*given, "--trajectories", 1), "--trajectories goes without --input"),

@@ -1,0 +1,92 @@
+"""Refine an adapted field with Adam, for those who have seconds rather than milliseconds."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from metasdf.geometry.free_space import free_space
+from metasdf.geometry.grid import POINTS_PER_CALL
+from metasdf.learning.loop import cosine
+from metasdf.maml import Method
+from metasdf.reconstruction.judging import Judge, side_error
+
+STEP_SIZE = 0.02  # of Adam, relative to a tensor's root mean square; falls along a cosine
+SMALLEST = 1e-3  # what that root mean square counts as at least
+BETAS = (0.9, 0.99)  # few hundred steps are too few for 0.999
+POINTS = 512  # of the context in each step, and as many of free space
+FREE_POINTS = 20_000  # drawn once
+CHECKS = 8  # how often the field is judged
+
+
+def refine(
+    model: Method,
+    fields: Any,
+    context: tuple[Tensor, Tensor],
+    judge: Judge,
+    seconds: float,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Any, int]:
+    """Adam on the tensors of an adapted field, for that many seconds.
+
+    The loss is the inner loss at random points of the context, plus the loss of wrong sides at
+    random points of free space: where the context says which side of the surface they lie on, that
+    side, elsewhere the side they are on already. Without it, surface appears where the context has
+    few points. What the judge prefers is returned, so that it is never worse by its measure.
+
+    Args:
+        fields: of one task, as from `model.adapt`.
+        context: x [1, N, 3] and y [1, N, 1] on the model's device.
+        judge: of the same shape.
+        progress: called now and then with the share of the time that has passed.
+
+    Returns:
+        The fields, and the number of steps taken.
+    """
+    leaves, structure = tree_flatten(fields)
+    tensors = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    sizes = [STEP_SIZE * max(float(t.detach().square().mean().sqrt()), SMALLEST) for t in tensors]
+    groups = [{"params": [t], "lr": size} for t, size in zip(tensors, sizes, strict=True)]
+    optimizer = torch.optim.Adam(groups, betas=BETAS)
+    best, best_error, steps = fields, judge.error(fields), 0
+    rng = np.random.default_rng(1)  # the judge draws other points
+    x, y = context
+    free_x, sides = _free_points(model, fields, judge, rng)
+    checked, share, start = 0, 0.0, time.perf_counter()
+    while share < 1:
+        share = min((time.perf_counter() - start) / seconds, 1.0)
+        if share * CHECKS >= checked + 1:
+            checked = int(share * CHECKS)
+            current = tree_unflatten([t.detach().clone() for t in tensors], structure)
+            if (error := judge.error(current)) < best_error:
+                best, best_error = current, error
+            progress(share)
+        for group, size in zip(optimizer.param_groups, sizes, strict=True):
+            group["lr"] = size * cosine(share)
+        rows = torch.from_numpy(rng.integers(x.shape[1], size=POINTS)).to(x.device)
+        free = torch.from_numpy(rng.integers(len(sides), size=POINTS)).to(x.device)
+        points = torch.cat([x[:, rows], free_x[:, free]], dim=1)
+        prediction = model.predict(points, tree_unflatten(tensors, structure))
+        loss = model.loss.inner(prediction[:, :POINTS], y[:, rows]).sum()
+        loss = loss + side_error(model, prediction[:, POINTS:], sides[free][None])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        steps += 1
+    return best, steps
+
+
+@torch.no_grad()
+def _free_points(
+    model: Method, fields: Any, judge: Judge, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Points of the cube [1, n, 3] and the sides they are to stay on, or to go to, (n,)."""
+    free = free_space(judge.held_out.context_x, judge.distances, FREE_POINTS, rng)
+    x = torch.from_numpy(free.points)[None].to(judge.device)
+    now = torch.cat([model.predict(part, fields) for part in x.split(POINTS_PER_CALL, dim=1)], 1)
+    known = torch.from_numpy(free.sides).to(judge.device)
+    return x, torch.where(known != 0, known, torch.sign(now[0, :, 0]))
