@@ -255,7 +255,7 @@ def plain_loop(model: Method, batch: Mapping[str, Any]) -> torch.Tensor:
 
 
 def demo_curriculum(plan: Plan, **keys: Any) -> dict[str, Any]:
-    return load_curriculum("tables_tiny", {**dict(plan.keys), **keys})
+    return load_curriculum("tables_plain", {**dict(plan.keys), **keys})
 
 
 def demo_model(plan: Plan, **keys: Any) -> Method:
@@ -507,7 +507,7 @@ def fits(plan: Plan) -> list[Row]:
 RECIPES = {
     "tables_relu_small": "the paper's recipe, ReLU",
     "tables_pe_small": "the paper's recipe, positional encoding",
-    "tables_tiny": "the demo: SIREN",
+    "tables_plain": "the demo: SIREN",
     "tables_fast": "tables_fast",
 }
 FAST = "tables_fast"
@@ -705,7 +705,7 @@ SECTIONS = {
         step,
         "Training step",
         "A meta-training step of `planes_relu` with two scenes of a quarter of its samples, and "
-        "one of the demo, `tables_tiny`, a SIREN of 128 x 3, in three versions: a plain "
+        "one of the demo, `tables_plain`, a SIREN of 128 x 3, in three versions: a plain "
         "second-order MAML loop, scene by scene; all scenes at once, as in `metasdf train`; and "
         "compiled (`--compile true`), which fuses the operations between the matrix products. None "
         "of them computes gradients with respect to coordinates. The last row of each network "

@@ -9,7 +9,7 @@
 Trains small models, one a core, and writes docs/ablations/*.png, docs/ablations/ablations.json and
 the tables of docs/ablations.md, between its <!-- marks -->. Finished runs are read from
 output/ablations/*.json, and an interrupted one is continued. Any curriculum key can be overridden;
-the base is the curriculum tables_tiny with the keys below.
+the base is the curriculum tables_plain with the keys below.
 """
 
 import os
@@ -61,7 +61,7 @@ class Plan:
     """What is varied, and how much is done.
 
     Attributes:
-        keys: of the base, on top of tables_tiny.
+        keys: of the base, on top of tables_plain.
         inner_steps: numbers of inner steps K, in training and at test time.
         test_steps: numbers of steps at test time, for the base.
         static_lrs: candidates of init_lr for "static" step sizes, which are not learned.
@@ -498,7 +498,7 @@ def main() -> int:
     docs = options.docs or (work / "docs" if options.quick else ROOT / "docs")
     torch.set_num_threads(1)
     keys = {**plan.keys, **parser.overrides(options)}
-    base = load_curriculum("tables_tiny", keys)
+    base = load_curriculum("tables_plain", keys)
     return 1 if ablate(base, plan, work, docs, options.processes or None) else 0
 
 

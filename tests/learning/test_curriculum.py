@@ -95,6 +95,8 @@ OTHER = {
     "code_points": 13,
     "training_mode": "l2",
     "num_meta_steps": 2,
+    "fewest_steps": 1,
+    "most_steps": 6,
     "lr_type": "meta_sgd",
     "init_lr": 0.125,
     "init_bias": -0.375,
