@@ -109,6 +109,7 @@ _SIREN = {
     "surface": "logit",  # smooth, where the original's is a staircase
 }
 _LEARNS_FAST = {
+    "init_lr": 3e-3,
     "sharpness": 100.0,
     "query": "held_out",
     "SDFSamplesPerScene": 1024,
@@ -136,7 +137,7 @@ tables_tiny = {
     **_DEMO,
     "output_dir": "../output/demo/tables_tiny",
     "reconstruction_output_dir": "../output/demo/reconstructions",
-    "num_epochs": 28,
+    "num_epochs": 32,
     "refine": 3.0,
 }
 

@@ -61,7 +61,7 @@ from experiments.tables import (
 from metasdf.commands.console import run_command
 from metasdf.data.names import PARTIAL_SAMPLES, ShapeName, read_split, write_split
 from metasdf.data.samples import Samples
-from metasdf.errors import InputError
+from metasdf.errors import InputError, listed
 from metasdf.evaluation.folder import evaluate
 from metasdf.evaluation.gallery import (
     PIXELS,
@@ -80,6 +80,7 @@ from metasdf.preparation.discover import find_meshes
 from metasdf.preparation.preprocessor import USUAL_OUTPUTS, Settings, preprocess_meshes
 from metasdf.preparation.shapes import write_shapes
 from metasdf.preparation.splits import write_splits
+from metasdf.reconstruction.adaptation import AUTO, MOST_STEPS
 from metasdf.reconstruction.fitting import held_out_task
 from metasdf.reconstruction.split import reconstruct_split
 
@@ -104,6 +105,8 @@ RECONSTRUCTION_KEYS = (  # prefixes of the keys that training does not depend on
     "context_points",
     "context_noise",
     "resolution",
+    "refine",
+    "keep",
 )
 TIMED_SHAPES = 5
 PICTURED_SHAPES = 3  # test shapes of each class
@@ -173,12 +176,19 @@ def prepare_procedural(output: Path, plan: Plan) -> None:
         write_split(splits / f"all_{part}.json", joint)
 
 
-def prepare_data(plan: Plan, output: Path, benchmark: Path | None) -> list[str]:
-    """Prepare the data sets below `output`; their names. benchmark: see `compare`."""
-    datasets = ["procedural"] if benchmark is None else list(DATASETS)
-    if benchmark is not None:
+def prepare_data(
+    plan: Plan, output: Path, benchmark: Path | None, wanted: Sequence[str] | None = None
+) -> list[str]:
+    """Prepare the data sets below `output`; their names. Other arguments: see `compare`."""
+    known = ["procedural"] if benchmark is None else list(DATASETS)
+    for name in wanted or ():
+        if name not in known:
+            raise InputError(f"--datasets: there is no {name!r}, only {listed(known)}")
+    datasets = list(wanted or known)
+    if "princeton" in datasets:
         princeton.prepare(benchmark, output / "princeton", num_samples=plan.num_samples)
-    prepare_procedural(output, plan)
+    if "procedural" in datasets:
+        prepare_procedural(output, plan)
     for dataset in datasets:  # training needs shapes to validate on; the comparison does not
         keys = data_keys(dataset, output)
         write_split(keys["val_split"], read_split(keys["test_split"])[:1])
@@ -258,8 +268,8 @@ def nearest_training_shapes(dataset: str, output: Path) -> dict[str, float]:
 def fit_seconds(sweep: Sweep, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Seconds to fit one procedural shape on one core, by context mode and method.
 
-    Medians over shapes and repeats, see `fit_times`. They depend on the sizes of networks and
-    contexts, not on what was learned or on which shapes.
+    Medians over shapes and repeats, see `fit_times`; of automatic steps the most. They depend on
+    the sizes of networks and contexts, not on what was learned or on which shapes.
     """
     first = [run for run in runs if (run.dataset, run.seed) == ("procedural", 0)]
     result = {}
@@ -270,6 +280,8 @@ def fit_seconds(sweep: Sweep, runs: Sequence[Run]) -> dict[str, dict[str, float]
                 continue
             models[run.method], curriculum = sweep.model(run)
             steps[run.method] = curriculum["reconstruction_steps"]
+            if steps[run.method] == AUTO:
+                steps[run.method] = MOST_STEPS
             shapes = read_split(curriculum["test_split"])[:TIMED_SHAPES]
             keys = {**curriculum, "context_mode": mode}
             contexts[run.method] = [held_out_task(keys, shape, CPU)["context"] for shape in shapes]
@@ -495,6 +507,7 @@ def compare(
     processes: int | None = None,
     benchmark: Path | None = None,
     methods: Methods | None = None,
+    datasets: Sequence[str] | None = None,
 ) -> int:
     """Do what is not done yet, and write tables and pictures; returns how many runs failed.
 
@@ -506,12 +519,13 @@ def compare(
         benchmark: the folder that holds the Princeton Shape Benchmark; None: only procedural
             shapes are compared.
         methods: as `choose_methods` returns them; None: DEFAULT_METHODS.
+        datasets: those to compare on; None: all there are.
 
     Raises:
-        InputError: every run failed.
+        InputError: a data set is unknown or there is no data for it, or every run failed.
     """
     methods = choose_methods(DEFAULT_METHODS) if methods is None else methods
-    datasets = prepare_data(plan, output, benchmark)
+    datasets = prepare_data(plan, output, benchmark, datasets)
     runs = all_runs(methods, datasets, plan.seeds)
     sweep = comparison(plan, output, methods)
     results, failed = sweep.results(runs, processes)
@@ -545,10 +559,13 @@ def main() -> int:
         metavar="CURRICULUM",
         help=f"what is compared (default: {' '.join(DEFAULT_METHODS)})",
     )
+    parser.add_argument(
+        "--datasets", nargs="+", help=f"only some of {' '.join(DATASETS)} (default: all with data)"
+    )
     chosen = parser.choices(Plan(), QUICK)
     methods = choose_methods(chosen.options.methods, chosen.options.curriculums)
     benchmark = chosen.options.data
-    failed = compare(*chosen[:4], benchmark, methods)
+    failed = compare(*chosen[:4], benchmark, methods, chosen.options.datasets)
     return 1 if failed else 0
 
 

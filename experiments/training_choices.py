@@ -69,8 +69,10 @@ class Plan:
 QUICK = Plan(seconds=5.0, labels=("the demo's", "2 shapes a batch"))
 
 
-def run_curriculum(run: Run, output: Path, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete curriculum of a run."""
+def run_curriculum(
+    run: Run, output: Path, keys: Mapping[str, Any], choices: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The complete curriculum of a run: `choices` of its label, and `keys` of all."""
     paths = {
         "train_split": str(output / "splits" / "train.json"),
         "val_split": str(output / "splits" / "kept_back.json"),
@@ -79,7 +81,7 @@ def run_curriculum(run: Run, output: Path, keys: Mapping[str, Any]) -> dict[str,
         "reconstruction_output_dir": str(output / run.name / "reconstructions"),
     }
     own = {"refine": 0.0, "reconstruction_steps": MESHED_STEPS, **keys, **paths}
-    return load_curriculum("tables_tiny", {**own, **CHOICES[run.method]})
+    return load_curriculum("tables_tiny", {**own, **choices[run.method]})
 
 
 def measure_run(run: Run, model: Method, curriculum: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def main() -> int:
     prepare(output, keys)
     labels = plan.labels or tuple(CHOICES)
     runs = [Run(f"run_{list(CHOICES).index(label):02d}", label) for label in labels]
-    curriculum = partial(run_curriculum, output=output, keys=keys)
+    curriculum = partial(run_curriculum, output=output, keys=keys, choices=CHOICES)
     sweep = Sweep(seconds, curriculum, measure_run, MEASURING_KEYS)
     done, failed = sweep.results(runs, processes)
     summary = {"seconds": seconds, "machine": machine()}

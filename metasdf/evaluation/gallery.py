@@ -72,10 +72,12 @@ def write_gallery(
 def trajectory_rows(
     folder: Path, record: Mapping[str, Any], data_source: str | os.PathLike
 ) -> list[list[Cell]]:
-    """For each trajectory the initialisation, the mesh after each step, and the truth.
+    """For each trajectory the initialisation, the mesh after each step, refined, and the truth.
 
-    Where a step had no surface the picture is blank.
+    Where a step had no surface the picture is blank. A step is left out where there is one too many
+    for an even number of columns, but not the last.
     """
+    refined = {e["shape"]: e.get("refine_seconds") for e in record["shapes"]}
     steps_folder = (folder / record.get("steps_folder", OLD_STEPS_FOLDER)).resolve()
     rows = []
     for name in record["trajectories"]:
@@ -83,6 +85,11 @@ def trajectory_rows(
         for k in record["trajectory_steps"]:
             label = f"{short_name(shape)}: initialisation" if k == 0 else f"after step {k}"
             row.append((label, mesh_picture(steps_folder / f"{shape}_{k}.ply")))
+        if refined.get(name):
+            label = f"refined for {record['curriculum']['refine']:g} s"
+            row.append((label, mesh_picture(folder / f"{shape}.ply")))
+            if len(row) % 2 == 0:  # the truth comes last
+                del row[-3]
         rows.append([*row, ("truth", truth_picture(data_source, shape))])
     return rows
 
