@@ -97,7 +97,7 @@ class MetaSDF(Method):
         num_steps: inner steps K in training and, by default, at test time.
         first_order: meta-gradients without second derivatives (FOMAML). The inner loss's own
             weights (sigma) then receive no gradient, as they act through second derivatives only.
-        original_extra_steps: see `StepSizes`.
+        original_extra_steps, extra_step_factor: see `StepSizes`.
         checkpointing: gradient checkpointing of the inner steps in training: the same gradients
             in less memory and more time.
     """
@@ -112,13 +112,16 @@ class MetaSDF(Method):
         first_order: bool = False,
         original_extra_steps: bool = False,
         checkpointing: bool = False,
+        extra_step_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.network, self.loss, self.num_steps = network, loss, num_steps
         self.first_order, self.checkpointing = first_order, checkpointing
         weights = meta_parameters(network)
         self.step_sizes = StepSizes(
-            step_size_type, weights, num_steps, initial_step_size, original_extra_steps
+            *(step_size_type, weights, num_steps, initial_step_size),
+            original_extra_steps=original_extra_steps,
+            extra_factor=extra_step_factor,
         )
 
     def adapt(self, context: tuple[Tensor, Tensor], num_steps: int | None = None) -> Params:

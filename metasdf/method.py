@@ -54,13 +54,13 @@ class Method(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The outer objective: the error at the queries after adaptation.
 
-        batch: "context" and "query", each (x [T, N, d], y [T, N, c]); "num_steps", if there, as for
-        `adapt`. whole: if `batch` is one micro-batch of several, the query targets y of the full
-        batch; the losses of all micro-batches then sum to that of the full batch. Returns the loss,
-        a scalar, and the predictions at the queries [T, M, c].
+        batch: "context" and "query", each (x [T, N, d], y [T, N, c]). whole: if `batch` is one
+        micro-batch of several, the query targets y of the full batch; the losses of all
+        micro-batches then sum to that of the full batch. Returns the loss, a scalar, and the
+        predictions at the queries [T, M, c].
         """
         query_x, query_y = batch["query"]
-        prediction = self(batch["context"], query_x, batch.get("num_steps"))
+        prediction = self(batch["context"], query_x)
         return self.loss.outer(prediction, query_y, whole), prediction
 
     def parameter_groups(self, lr: float, code_lr: float) -> list[dict[str, Any]]:

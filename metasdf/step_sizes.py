@@ -20,7 +20,7 @@ STEP_SIZE_TYPES = (
 class StepSizes(nn.Module):
     """Step sizes for each weight tensor and inner step.
 
-    Steps beyond the trained K repeat the sizes of the last one.
+    Steps beyond the trained K repeat the sizes of the last one, or smaller and smaller ones.
 
     Args:
         kind: one of STEP_SIZE_TYPES.
@@ -29,6 +29,8 @@ class StepSizes(nn.Module):
         initial: where every step size starts.
         original_extra_steps: the rule of the original program instead: more than K steps of
             "per_parameter" take 1e-2 everywhere.
+        extra_factor: what the sizes are multiplied by in step K + 1, again in step K + 2, and so
+            on. Below 1, all extra steps together can go only so far.
 
     Raises:
         InputError: the kind is unknown.
@@ -41,6 +43,7 @@ class StepSizes(nn.Module):
         num_steps: int,
         initial: float,
         original_extra_steps: bool = False,
+        extra_factor: float = 1.0,
     ) -> None:
         super().__init__()
         if kind not in STEP_SIZE_TYPES:
@@ -50,6 +53,7 @@ class StepSizes(nn.Module):
         self.names = list(weights)
         self.num_steps = num_steps
         self.original_extra_steps = original_extra_steps
+        self.extra_factor = extra_factor
 
         def full(shape: Iterable[int]) -> nn.Parameter:
             return nn.Parameter(torch.full(tuple(shape), float(initial)))
@@ -71,7 +75,13 @@ class StepSizes(nn.Module):
 
     def steps(self, count: int) -> list[dict[str, Tensor]]:
         """Step sizes by weight name, for each of `count` steps."""
-        return [self._step(min(k, self.num_steps - 1), count) for k in range(count)]
+        trained = [self._step(k, count) for k in range(min(count, self.num_steps))]
+        extra = [self._extra_step(n, count) for n in range(1, count - len(trained) + 1)]
+        return trained + extra
+
+    def _extra_step(self, number: int, count: int) -> dict[str, Tensor]:
+        sizes, factor = self._step(self.num_steps - 1, count), self.extra_factor**number
+        return sizes if factor == 1 else {name: factor * size for name, size in sizes.items()}
 
     def _step(self, k: int, count: int) -> dict[str, Tensor]:
         if self.kind in ("static", "global"):

@@ -186,6 +186,15 @@ def test_extra_steps_repeat_the_last_learned_step_size(kind):
         assert not torch.equal(steps[2][name], steps[1][name])
 
 
+@pytest.mark.parametrize("kind", STEP_SIZE_TYPES)
+def test_extra_steps_can_become_smaller_and_smaller(kind):
+    repeated, smaller = build(kind).step_sizes, build(kind, extra_step_factor=0.5).step_sizes
+    factors = [1, 1, 1, 0.5, 0.25]
+    for a, b, factor in zip(repeated.steps(5), smaller.steps(5), factors, strict=True):
+        for name in repeated.names:
+            assert torch.equal(b[name], factor * a[name])
+
+
 def test_the_originals_rule_for_extra_steps_is_an_option():
     sizes = build("per_parameter", original_extra_steps=True).step_sizes
     assert all(s.item() == pytest.approx(1e-2) for step in sizes.steps(4) for s in step.values())

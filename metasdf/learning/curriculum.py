@@ -212,13 +212,13 @@ _TRAINING: dict[str, Key] = {
         shapes_network=True,
     ),
     "num_meta_steps": Key(int, 5, "inner steps K in training", minimum=1, shapes_network=True),
-    "fewest_steps": Key(
-        int,
-        None,
-        "metasdf: a batch takes a random number of inner steps, from this (none: num_meta_steps)",
-        minimum=1,
+    "extra_step_factor": Key(
+        float,
+        1.0,
+        "metasdf: steps beyond num_meta_steps take the sizes of the last one, times this for each",
+        minimum=0,
+        maximum=1,
     ),
-    "most_steps": Key(int, None, "metasdf: ... to this (none: num_meta_steps)", minimum=1),
     "lr_type": Key(
         str, "per_parameter", "what step sizes are learned", STEP_SIZE_TYPES, shapes_network=True
     ),

@@ -86,7 +86,6 @@ def outer_loop(
     for epoch in epochs:
         torch.manual_seed(epoch_seed(curriculum["seed"], epoch))
         taken = left_out = 0
-        steps_of_batch = inner_steps(curriculum, epoch)
         for batch in tasks.batches(epoch):
             if stop is not None and stop():
                 _check_diverged(epoch, taken, left_out)
@@ -97,7 +96,7 @@ def outer_loop(
             loss, score, finite = outer_step(
                 gradients,
                 optimizer,
-                {**to_device(batch, device), "num_steps": next(steps_of_batch)},
+                to_device(batch, device),
                 curriculum["gradient_clip"],
                 curriculum["scenes_per_microbatch"],
                 curriculum["gradient_norm"],
@@ -240,20 +239,6 @@ def decay(curriculum: Mapping[str, Any], epoch: int) -> float:
 def warmup(curriculum: Mapping[str, Any], step: int) -> float:
     """What Adam's step sizes are further multiplied by in a step, counted from 0 (warmup_steps)."""
     return min(1.0, (step + 1) / max(1, curriculum["warmup_steps"]))
-
-
-def inner_steps(curriculum: Mapping[str, Any], epoch: int) -> Iterator[int | None]:
-    """How many inner steps each batch of an epoch takes (fewest_steps, most_steps).
-
-    None: as many as the model takes by itself.
-    """
-    fewest, most = curriculum["fewest_steps"], curriculum["most_steps"]
-    if fewest is None and most is None:
-        yield from itertools.repeat(None)
-    steps = curriculum["num_meta_steps"]
-    rng = np.random.default_rng([curriculum["seed"], epoch, 2])
-    while True:
-        yield int(rng.integers(steps if fewest is None else fewest, (most or steps) + 1))
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

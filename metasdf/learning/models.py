@@ -50,7 +50,6 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
         raise InputError("compile: an autodecoder cannot be compiled; train it without")
     if curriculum["compile"] and curriculum["recompute_steps"]:
         raise InputError("compile: not with recompute_steps; choose one of them")
-    _check_inner_steps(curriculum)
     loss = _build_loss(curriculum)
     if is_dotted(curriculum["method"]):
         return _build_own_method(curriculum, loss, num_shapes)
@@ -65,6 +64,7 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
             initial_step_size=curriculum["init_lr"],
             first_order=curriculum["first_order"],
             checkpointing=curriculum["recompute_steps"],
+            extra_step_factor=curriculum["extra_step_factor"],
         )
     decoder = _build_decoder(curriculum, conditioning, loss.out_features)
     if encoder == "autodecoder":
@@ -92,19 +92,6 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
             scale=1.0 if photographs else DISTANCE_SCALE,
         )
     return EncoderSDF(encoder_network, decoder, loss)
-
-
-def _check_inner_steps(curriculum: Mapping[str, Any]) -> None:
-    fewest, most = curriculum["fewest_steps"], curriculum["most_steps"]
-    if fewest is None and most is None:
-        return
-    steps = curriculum["num_meta_steps"]
-    if (steps if fewest is None else fewest) > (most or steps):
-        raise InputError("fewest_steps: is more than most_steps; both are num_meta_steps if none")
-    if curriculum["method"] != "metasdf" and not is_dotted(curriculum["method"]):
-        raise InputError("fewest_steps, most_steps: go with method metasdf; set them to none")
-    if curriculum["compile"]:
-        raise InputError("compile: wants the same number of steps always; choose one of the two")
 
 
 def _dimensions(curriculum: Mapping[str, Any]) -> int:

@@ -59,7 +59,7 @@ def reconstruct(
     *,
     context_mode: str | None = None,
     num_steps: int | str | None = None,
-    refine: float = 0.0,
+    refine: float | None = None,
     context_points: int | None = None,
     resolution: int | None = None,
     normalisation: Normalisation | None = None,
@@ -68,7 +68,7 @@ def reconstruct(
     seed: int = 0,
     dense_grid: bool = False,
     surface: str | None = None,
-    keep: str | int = "all",
+    keep: str | int | None = None,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
 ) -> Reconstruction:
@@ -82,7 +82,8 @@ def reconstruct(
             in the model's training; where unknown, dense if the shape gives signed distances.
         num_steps: inner steps; "auto": as many as do good, told by points held out of the context;
             None: the curriculum's reconstruction_steps, else as in training.
-        refine: seconds of Adam on the adapted field, see `refining.refine`.
+        refine: seconds of Adam on the adapted field, see `refining.refine`; None: as the model's
+            curriculum says, else 0.
         context_points: None: as the curriculum says, else 50,000 signed distances, or at most
             10,000 surface points.
         resolution: grid points along each side of the cube [-1, 1]^3 in the normalised frame; None:
@@ -95,7 +96,8 @@ def reconstruct(
         dense_grid: evaluate the whole grid, not only where the surface can be.
         surface: of a composite network, mesh the level set of its signed distance ("composite") or
             of its smooth logit ("logit"). None: as the model's curriculum says, else "composite".
-        keep: pieces of the mesh to keep: "all", "largest", or the number of the largest ones.
+        keep: pieces of the mesh to keep: "all", "largest", or the number of the largest ones; None:
+            as the model's curriculum says, else "all".
         progress: called with the stage, "adapting", "refining" or "meshing", and its share done.
         device: None: where the model is.
 

@@ -22,7 +22,6 @@ from metasdf.learning.loop import accumulate, decay, outer_loop, outer_step, val
 from metasdf.learning.models import build_model
 from metasdf.learning.training import shape_tasks, untrained, usable_split
 from metasdf.learning.training import train as train_on
-from metasdf.maml import MetaSDF
 
 CPU = torch.device("cpu")
 
@@ -194,44 +193,6 @@ def test_step_sizes_rise_over_the_steps_of_the_warm_up(spheres, tmp_path):
     model, optimizer = untrained(options, 4, CPU)
     steps = outer_loop(model, optimizer, tasks, options, first_epoch=1, num_epochs=2)
     assert [optimizer.param_groups[0]["lr"] for _ in steps] == pytest.approx([6e-4, 8e-4])
-
-
-def test_batches_take_random_numbers_of_inner_steps_the_same_in_every_run(
-    spheres, tmp_path, monkeypatch
-):
-    taken = []
-    trajectory = MetaSDF.trajectory
-
-    def spy(self, context, num_steps=None):
-        taken.append(num_steps)
-        return trajectory(self, context, num_steps)
-
-    monkeypatch.setattr(MetaSDF, "trajectory", spy)
-    options = curriculum(spheres, tmp_path, fewest_steps=1, most_steps=4, num_epochs=20)
-    train(options, save=False)
-    whole = list(taken)
-    assert len(whole) == 40
-    assert set(whole) == {1, 2, 3, 4}
-    taken.clear()
-    train(options, save=False)
-    assert taken == whole
-    taken.clear()
-    train(curriculum(spheres, tmp_path, num_epochs=2), save=False)
-    assert taken == [None] * 4
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"fewest_steps": 3}, "fewest_steps: is more than most_steps"),
-        ({"most_steps": 1}, "fewest_steps: is more than most_steps"),
-        ({"fewest_steps": 1, "method": "set_concat"}, "go with method metasdf"),
-        ({"fewest_steps": 1, "compile": True}, "compile: wants the same number"),
-    ],
-)
-def test_random_numbers_of_steps_are_checked(keys, message, spheres, tmp_path):
-    with pytest.raises(InputError, match=message):
-        build_model(curriculum(spheres, tmp_path, **keys))
 
 
 def test_the_outer_decay_is_halved_on_schedule(spheres, tmp_path):
