@@ -94,9 +94,7 @@ def outer_loop(
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             loss, score, finite = outer_step(
-                gradients,
-                optimizer,
-                to_device(batch, device),
+                *(gradients, optimizer, to_device(batch, device)),
                 curriculum["gradient_clip"],
                 curriculum["scenes_per_microbatch"],
                 curriculum["gradient_norm"],

@@ -82,8 +82,7 @@ def reconstruct(
             in the model's training; where unknown, dense if the shape gives signed distances.
         num_steps: inner steps; "auto": as many as do good, told by points held out of the context;
             None: the curriculum's reconstruction_steps, else as in training.
-        refine: seconds of Adam on the adapted field, see `refining.refine`; None: as the model's
-            curriculum says, else 0.
+        refine: seconds of Adam on the adapted field, see `refining.refine`; None: the curriculum's.
         context_points: None: as the curriculum says, else 50,000 signed distances, or at most
             10,000 surface points.
         resolution: grid points along each side of the cube [-1, 1]^3 in the normalised frame; None:
@@ -94,40 +93,26 @@ def reconstruct(
         context_noise: standard deviation, in the normalised frame, of noise on context positions.
         seed: of the random context points.
         dense_grid: evaluate the whole grid, not only where the surface can be.
-        surface: of a composite network, mesh the level set of its signed distance ("composite") or
-            of its smooth logit ("logit"). None: as the model's curriculum says, else "composite".
-        keep: pieces of the mesh to keep: "all", "largest", or the number of the largest ones; None:
-            as the model's curriculum says, else "all".
-        progress: called with the stage, "adapting", "refining" or "meshing", and its share done.
+        surface: one of SURFACES, see `CompositeLoss.surface`; None: the curriculum's.
+        keep: pieces of the mesh: "all", "largest", or how many; None: the curriculum's.
+        progress: called with a stage, "adapting", "refining", "meshing", and its share done.
         device: None: where the model is.
 
     Raises:
         InputError: shape or arguments cannot be used (NoSolidError: see `open_rule`).
         NoSurfaceError: the fitted field has no zero level set in the cube.
     """
-    given = {
-        "context_mode": context_mode,
-        "reconstruction_steps": num_steps,
-        "refine": refine,
-        "context_points": context_points,
-        "resolution": resolution,
-        "context_noise": context_noise,
-        "seed": seed,
-        "dense_grid": dense_grid,
-        "surface": surface,
-        "keep": keep,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        KEYS[name].check("num_steps" if name == "reconstruction_steps" else name, value)
-    keys = {**DEFAULTS, **getattr(model, "curriculum", {}), **given}
+    fit = {"reconstruction_steps": num_steps, "refine": refine, "context_noise": context_noise}
+    mesh = {"resolution": resolution, "dense_grid": dense_grid, "surface": surface, "keep": keep}
+    context = {"context_mode": context_mode, "context_points": context_points, "seed": seed}
+    keys = _complete_keys(model, {**context, **fit, **mesh})
     device = _place(model, device)
     shape = as_shape_input(shape)
     rng = shape_rng(seed, shape.source.name if shape.source else "")
     mode = context_mode or _training_mode(model)
     with _errors_naming(shape.source):
-        context = prepare_context(shape, mode, keys, normalisation, open_rule, rng)
-    return _adapt_and_mesh(model, shape, context, keys, device, rng, progress)
+        drawn = prepare_context(shape, mode, keys, normalisation, open_rule, rng)
+    return _adapt_and_mesh(model, shape, drawn, keys, device, rng, progress)
 
 
 class Context(NamedTuple):
@@ -250,6 +235,18 @@ def residuals(
 
 
 # Arguments
+
+
+def _complete_keys(model: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a curriculum: those given unless None, else the model's, else the defaults.
+
+    Raises:
+        InputError: a value is not one that its key may have; it names the argument.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        KEYS[name].check("num_steps" if name == "reconstruction_steps" else name, value)
+    return {**DEFAULTS, **getattr(model, "curriculum", {}), **given}
 
 
 def _place(model: Method, device: torch.device | str | None) -> torch.device:

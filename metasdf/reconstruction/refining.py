@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from metasdf.errors import InputError
 from metasdf.geometry.free_space import free_space
 from metasdf.geometry.grid import POINTS_PER_CALL
 from metasdf.learning.loop import cosine
+from metasdf.losses import CompositeLoss, DistanceLoss
 from metasdf.maml import Method
 from metasdf.reconstruction.judging import Judge, side_error
 
@@ -20,6 +23,7 @@ SMALLEST = 1e-3  # what that root mean square counts as at least
 BETAS = (0.9, 0.99)  # few hundred steps are too few for 0.999
 POINTS = 512  # of the context in each step, and as many of free space
 FREE_POINTS = 20_000  # drawn once
+CLEARLY = 0.003  # distance from the surface, in the normalised frame, at which a side is clear
 CHECKS = 8  # how often the field is judged
 
 
@@ -33,10 +37,11 @@ def refine(
 ) -> tuple[Any, int]:
     """Adam on the tensors of an adapted field, for that many seconds.
 
-    The loss is the inner loss at random points of the context, plus the loss of wrong sides at
-    random points of free space: where the context says which side of the surface they lie on, that
-    side, elsewhere the side they are on already. Without it, surface appears where the context has
-    few points. What the judge prefers is returned, so that it is never worse by its measure.
+    The loss is the inner loss at random points of the context; plus how far these are from being
+    clearly on their side, or thin parts are lost; plus the error of sides at random points of free
+    space: where the context says which side of the surface they lie on, that side, elsewhere the
+    side they are on already. Without that, surface appears where the context has few points. What
+    the judge prefers is returned, so that it is never worse by its measure.
 
     Args:
         fields: of one task, as from `model.adapt`.
@@ -46,8 +51,13 @@ def refine(
 
     Returns:
         The fields, and the number of steps taken.
+
+    Raises:
+        InputError: the method's fields are not tensors.
     """
     leaves, structure = tree_flatten(fields)
+    if not all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves):
+        raise InputError("refine: the method's fields are more than tensors; set it to 0")
     tensors = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     sizes = [STEP_SIZE * max(float(t.detach().square().mean().sqrt()), SMALLEST) for t in tensors]
     groups = [{"params": [t], "lr": size} for t, size in zip(tensors, sizes, strict=True)]
@@ -73,11 +83,25 @@ def refine(
         prediction = model.predict(points, tree_unflatten(tensors, structure))
         loss = model.loss.inner(prediction[:, :POINTS], y[:, rows]).sum()
         loss = loss + side_error(model, prediction[:, POINTS:], sides[free][None])
+        loss = loss + _wrong_side(model, prediction[..., :POINTS, 0], y[:, rows, 0]) / 2
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         steps += 1
     return best, steps
+
+
+def _wrong_side(model: Method, first_output: Tensor, distances: Tensor) -> Tensor:
+    """How far points are from lying on their side by CLEARLY; 0 for hard sign targets.
+
+    These say so themselves, and a user's own loss has outputs of an unknown meaning.
+    """
+    if isinstance(model.loss, CompositeLoss):
+        scale = model.loss.sharpness or 0.0
+    else:
+        scale = 1.0 if isinstance(model.loss, DistanceLoss) else 0.0
+    wrong = F.relu(CLEARLY * scale - torch.sign(distances) * first_output)
+    return wrong.mean() if scale else wrong.new_zeros(())
 
 
 @torch.no_grad()

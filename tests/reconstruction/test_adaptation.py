@@ -7,6 +7,7 @@ import torch
 from conftest import sphere_curriculum
 from metasdf.api import train
 from metasdf.data.names import read_split
+from metasdf.errors import InputError
 from metasdf.geometry.grid import extract_mesh
 from metasdf.learning.curriculum import KEYS
 from metasdf.losses import CompositeLoss, DistanceLoss
@@ -142,6 +143,12 @@ def test_what_gets_worse_is_not_kept(monkeypatch):
         errors = iter([first_error, *[1.0] * 100])
         monkeypatch.setattr(judge, "error", lambda fields, errors=errors: next(errors))
         assert (refine(model, fields, context, judge, 0.2)[0] is fields) == kept
+
+
+def test_fields_that_are_not_tensors_are_refused():
+    model = network(CompositeLoss())
+    with pytest.raises(InputError, match="refine: the method's fields"):
+        refine(model, {"weights": "secret"}, task(500), judge_of(Growing()), 0.1)
 
 
 def test_a_codes_field_is_refined_too(spheres, tmp_path):
