@@ -27,7 +27,7 @@ from metasdf.data.names import read_split, write_split
 from metasdf.errors import InputError
 from metasdf.evaluation.folder import evaluate
 from metasdf.learning.curriculum import load_curriculum
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.reconstruction.fitting import held_out_task
 from metasdf.reconstruction.split import reconstruct_split
 

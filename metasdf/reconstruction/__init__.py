@@ -3,6 +3,9 @@
 inputs        meshes, points and SDF samples from files or memory
 contexts      from an input to the context that a model adapts to
 fields        fitted fields as functions of points, and their meshes
+judging       how good a fit is, by points held out of the context
+refining      Adam on an adapted field
+adaptation    a context -> the best field in the steps and seconds given, and its mesh
 fitting       fitting the shapes of a data folder
 one_shape     `reconstruct`: one shape from memory or a file
 single_file   one file, for the command line

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metasdf.geometry.loose_pieces import keep_pieces
 from metasdf.learning.device import synchronize
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.reconstruction.fields import mesh_fitted
 from metasdf.reconstruction.judging import HeldOut, Judge
 from metasdf.reconstruction.refining import refine

@@ -17,7 +17,7 @@ from metasdf.geometry.free_space import free_space
 from metasdf.geometry.mesh import sample_surface
 from metasdf.geometry.normalisation import MARGIN
 from metasdf.geometry.sdf import SurfaceTree
-from metasdf.maml import Method
+from metasdf.method import Method
 
 HELD_OUT = 1_000  # the most points that are held out
 SHARE = 0.1  # of the context's size, the most that are

@@ -15,7 +15,7 @@ from metasdf.geometry.free_space import free_space
 from metasdf.geometry.grid import POINTS_PER_CALL
 from metasdf.learning.loop import cosine
 from metasdf.losses import CompositeLoss, DistanceLoss
-from metasdf.maml import Method
+from metasdf.method import Method
 from metasdf.reconstruction.judging import Judge, side_error
 
 STEP_SIZE = 0.02  # of Adam, relative to a tensor's root mean square; falls along a cosine
@@ -81,14 +81,19 @@ def refine(
         free = torch.from_numpy(rng.integers(len(sides), size=POINTS)).to(x.device)
         points = torch.cat([x[:, rows], free_x[:, free]], dim=1)
         prediction = model.predict(points, tree_unflatten(tensors, structure))
-        loss = model.loss.inner(prediction[:, :POINTS], y[:, rows]).sum()
-        loss = loss + side_error(model, prediction[:, POINTS:], sides[free][None])
-        loss = loss + _wrong_side(model, prediction[..., :POINTS, 0], y[:, rows, 0]) / 2
+        loss = _loss(model, prediction, y[:, rows], sides[free])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         steps += 1
     return best, steps
+
+
+def _loss(model: Method, prediction: Tensor, y: Tensor, sides: Tensor) -> Tensor:
+    """At points of the context with distances y [1, n, 1], and others on known sides (m,)."""
+    known, free = prediction[:, : y.shape[1]], prediction[:, y.shape[1] :]
+    fit = model.loss.inner(known, y).sum() + side_error(model, free, sides[None])
+    return fit + _wrong_side(model, known[..., 0], y[..., 0]) / 2
 
 
 def _wrong_side(model: Method, first_output: Tensor, distances: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ from metasdf.reconstruction.one_shape import reconstruct
 
 log = logging.getLogger(__name__)
 
+PASSED_ON = (  # curriculum keys that are arguments of `reconstruct`
+    *("context_mode", "context_noise", "seed", "refine"),
+    *("resolution", "dense_grid", "surface", "keep"),
+)
+
 
 def reconstruct_file(
     model: Method,
@@ -60,18 +65,11 @@ def reconstruct_file(
         result = reconstruct(
             model,
             shape,
-            context_mode=curriculum["context_mode"],
+            **{name: curriculum[name] for name in PASSED_ON},
             num_steps=model.num_steps if steps is None else steps,
-            refine=curriculum["refine"],
             context_points=context_size(curriculum),
-            resolution=curriculum["resolution"],
             normalisation=frame,
             open_rule=open_rule,
-            context_noise=curriculum["context_noise"],
-            seed=curriculum["seed"],
-            dense_grid=curriculum["dense_grid"],
-            surface=curriculum["surface"],
-            keep=curriculum["keep"],
             device=device,
             progress=progress,
         )
