@@ -138,7 +138,7 @@ tables_tiny = {
     **_DEMO,
     "output_dir": "../output/demo/tables_tiny",
     "reconstruction_output_dir": "../output/demo/reconstructions",
-    "num_epochs": 32,
+    "num_epochs": 28,
     "refine": 3.0,
 }
 
@@ -220,7 +220,12 @@ def _compare(method, **values):
     }
 
 
-compare_metasdf = _compare("metasdf", **_LEARNS_FAST, reconstruction_steps="auto")
+compare_metasdf = _compare(
+    "metasdf",
+    **_LEARNS_FAST,
+    reconstruction_steps="auto",
+    refine=2.0,  # as long as the auto-decoder takes to fit a code
+)
 compare_autodecoder = _compare(
     "autodecoder",
     network="relu",  # DeepSDF's network and loss, narrower

@@ -20,7 +20,7 @@ from metasdf.reconstruction.refining import refine
 AUTO = "auto"  # as many steps as do good
 MOST_STEPS = 30
 PATIENCE = 3  # steps without a gain after which AUTO stops
-TRUSTED = 0.01  # the largest error of a mesh to be trusted, relative to the shape's radius
+TRUSTED = 0.02  # the largest error of a mesh to be trusted, relative to the shape's radius
 FAILED, UNTRUSTED = 1, 3  # exit codes
 
 Progress = Callable[[str, float], None]  # from a stage and the share of it that is done
