@@ -25,7 +25,7 @@ load = metasdf.load_curriculum
 
 
 def small(name, overrides):
-    keys = {"num_epochs": 4, "hidden_features": 32, "SDFSamplesPerScene": 512}
+    keys = {"num_epochs": 4, "hidden_features": 32, "warmup_steps": 0}
     output = {"output_dir": "run", "resolution": 32, "reconstruction_sdf_samples": 4000}
     return load(name, {**overrides, **keys, **output})
 
