@@ -19,7 +19,7 @@ from metasdf.reconstruction.refining import refine
 
 AUTO = "auto"  # as many steps as do good
 MOST_STEPS = 30
-PATIENCE = 3  # steps without a gain after which AUTO stops
+PATIENCE = 8  # steps without a gain after which AUTO stops
 TRUSTED = 0.02  # the largest error of a mesh to be trusted, relative to the shape's radius
 FAILED, UNTRUSTED = 1, 3  # exit codes
 

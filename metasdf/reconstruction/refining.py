@@ -22,6 +22,7 @@ STEP_SIZE = 0.02  # of Adam, relative to a tensor's root mean square; falls alon
 SMALLEST = 1e-3  # what that root mean square counts as at least
 BETAS = (0.9, 0.99)  # few hundred steps are too few for 0.999
 POINTS = 512  # of the context in each step, and as many of free space
+PASSES = 50  # over the context, at the most: with more the field fits what lies between worse
 FREE_POINTS = 20_000  # drawn once
 CLEARLY = 0.003  # distance from the surface, in the normalised frame, at which a side is clear
 CHECKS = 8  # how often the field is judged
@@ -35,19 +36,18 @@ def refine(
     seconds: float,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Any, int]:
-    """Adam on the tensors of an adapted field, for that many seconds.
+    """Adam on the tensors of an adapted field, for that many seconds or PASSES over the context.
 
-    The loss is the inner loss at random points of the context; plus how far these are from being
+    The loss is the inner loss at random points of the context; plus how far these are from lying
     clearly on their side, or thin parts are lost; plus the error of sides at random points of free
-    space: where the context says which side of the surface they lie on, that side, elsewhere the
-    side they are on already. Without that, surface appears where the context has few points. What
-    the judge prefers is returned, so that it is never worse by its measure.
+    space, the side that follows from the context or else the present one, or surface appears where
+    the context has few points. The field that the judge likes best is returned.
 
     Args:
         fields: of one task, as from `model.adapt`.
         context: x [1, N, 3] and y [1, N, 1] on the model's device.
         judge: of the same shape.
-        progress: called now and then with the share of the time that has passed.
+        progress: called now and then with the share that is done.
 
     Returns:
         The fields, and the number of steps taken.
@@ -68,7 +68,8 @@ def refine(
     free_x, sides = _free_points(model, fields, judge, rng)
     checked, share, start = 0, 0.0, time.perf_counter()
     while share < 1:
-        share = min((time.perf_counter() - start) / seconds, 1.0)
+        seen = steps * POINTS / (PASSES * x.shape[1])
+        share = min(max((time.perf_counter() - start) / seconds, seen), 1.0)
         if share * CHECKS >= checked + 1:
             checked = int(share * CHECKS)
             current = tree_unflatten([t.detach().clone() for t in tensors], structure)
