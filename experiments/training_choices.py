@@ -47,7 +47,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "twice the points": {"SDFSamplesPerScene": 2048},
     "half the points": {"SDFSamplesPerScene": 512},
     "K = 3": {"num_meta_steps": 3},
-    "inner step sizes from 3e-3": {"init_lr": 3e-3},
+    "inner step sizes from 1e-3": {"init_lr": 1e-3},
     "one step size a weight, all steps (Meta-SGD)": {"lr_type": "meta_sgd"},
     "lr 2e-3": {"lr": 2e-3},
     "lr constant, a fifth at the end": {"lr_schedule": "steps", "lr_decay_factor": 0.2},
@@ -62,7 +62,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 class Plan:
     """How much is done: processor seconds of each run, and which runs; None: all."""
 
-    seconds: float = 120.0
+    seconds: float = 60.0
     labels: tuple[str, ...] | None = None
 
 
@@ -153,9 +153,7 @@ def main() -> int:
         "training_choices", "training_choices", __doc__, "a minute, for tests"
     )
     parser.add_argument("--data", type=Path, help="another data folder, as `make tables` makes it")
-    parser.add_argument(
-        "--seconds", type=whole_number, help="processor time of a run (default 120)"
-    )
+    parser.add_argument("--seconds", type=whole_number, help="processor time of a run (default 60)")
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
     seconds = float(options.seconds or plan.seconds)
     keys: dict[str, Any] = {}

@@ -123,6 +123,8 @@ def sphere_arguments(spheres: Path, output: Path, **overrides: object) -> list[s
         "hidden_features": 32,
         "latent_features": 8,
         "num_meta_steps": 2,
+        "init_lr": 1e-3,
+        "extra_step_factor": 1.0,
         "SDFSamplesPerScene": 256,
         "LevelsetSamplesPerScene": 128,
         "ScenesPerBatch": 2,

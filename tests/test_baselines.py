@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conftest import sphere_curriculum
+from conftest import MESHED, sphere_curriculum
 from metasdf.api import train
 from metasdf.baselines import (
     AutoDecoder,
@@ -282,7 +282,7 @@ def test_a_trained_model_is_rebuilt_reconstructs_and_is_measured(trained):
     model = load_model(checkpoint)
     saved = model.curriculum
     assert saved["method"] == options["method"]
-    assert reconstruct_split(model, options, CPU, checkpoint, trajectories=1) == 0
+    assert reconstruct_split(model, options, CPU, checkpoint, trajectories=1) in MESHED
     result = evaluate(options["reconstruction_output_dir"])
     assert result["num_failed"] == 0
     assert result["misclassified_percentage"]["mean"] < 15
