@@ -32,23 +32,28 @@ class FreeSpace(NamedTuple):
 
 
 def free_space(
-    points: np.ndarray, distances: np.ndarray | None, count: int, rng: np.random.Generator
+    points: np.ndarray,
+    distances: np.ndarray | None,
+    count: int,
+    rng: np.random.Generator,
+    whole: bool = True,
 ) -> FreeSpace:
     """Draw uniform points of the cube [-1, 1]^3 and find the sides that follow from samples.
 
     Args:
         points: (n, 3), in a frame in which the shape lies in the unit ball.
-        distances: their signed distances (n,), negative inside; None: they lie on the surface, and
-            what is beyond their convex hull, by more than a tenth of its size, counts as outside.
+        distances: their signed distances (n,), negative inside; None: they lie on the surface.
         count: how many points to draw.
         rng: source of randomness.
+        whole: surface points come from all sides, so that what is beyond their convex hull, by more
+            than a tenth of its size, is outside.
     """
     drawn = rng.uniform(-1, 1, size=(count, 3))
     beyond = np.linalg.norm(drawn, axis=1) > 1
     to_sample, nearest = cKDTree(points).query(drawn, min(NEIGHBOURS, len(points)))
     to_sample, nearest = to_sample.reshape(count, -1), nearest.reshape(count, -1)
     if distances is None:
-        sides = np.where(beyond | _outside_hull(points, drawn), 1, 0)
+        sides = np.where(beyond | (_outside_hull(points, drawn) if whole else False), 1, 0)
         at_least, at_most = np.zeros(count), to_sample[:, 0]
     else:
         known = distances[nearest]

@@ -13,7 +13,7 @@ import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from metasdf.geometry.free_space import free_space
+from metasdf.geometry.free_space import FreeSpace, free_space
 from metasdf.geometry.mesh import sample_surface
 from metasdf.geometry.normalisation import MARGIN
 from metasdf.geometry.sdf import SurfaceTree
@@ -40,6 +40,7 @@ class HeldOut(NamedTuple):
         x, y: points (m, 3) and their signed distances (m, 1), 0 for surface points.
         context_x, context_y: the context (n, 3), (n, 1), from which sides in free space follow.
         dense: whether y are signed distances.
+        whole: whether the points come from all sides of the shape.
     """
 
     x: np.ndarray
@@ -47,14 +48,28 @@ class HeldOut(NamedTuple):
     context_x: np.ndarray
     context_y: np.ndarray
     dense: bool
+    whole: bool = True
 
     @classmethod
     def of(
-        cls, held_out: tuple[Tensor, Tensor], context: tuple[Tensor, Tensor], context_mode: str
+        cls,
+        held_out: tuple[Tensor, Tensor],
+        context: tuple[Tensor, Tensor],
+        context_mode: str,
+        whole: bool = True,
     ) -> "HeldOut":
-        """Of one task: held-out points and context, x [1, n, 3] and y [1, n, 1]."""
+        """Of one task: held-out points and context, x [1, n, 3] and y [1, n, 1].
+
+        whole: False if the points are known to be a part's; so they are in context mode "partial".
+        """
         arrays = (tensor[0].cpu().numpy() for tensor in (*held_out, *context))
-        return cls(*arrays, context_mode == "dense")
+        return cls(*arrays, context_mode == "dense", whole and context_mode != "partial")
+
+    def free_space(self, count: int, seed: int) -> FreeSpace:
+        """`free_space` as far as it follows from the context."""
+        distances = self.context_y[:, 0] if self.dense else None
+        rng = np.random.default_rng(seed)
+        return free_space(self.context_x, distances, count, rng, self.whole)
 
 
 class Judge:
@@ -68,9 +83,7 @@ class Judge:
 
     def __init__(self, model: Method, held_out: HeldOut, device: torch.device) -> None:
         self.model, self.held_out, self.device = model, held_out, device
-        self.distances = held_out.context_y[:, 0] if held_out.dense else None
-        rng = np.random.default_rng(0)
-        self.free = free_space(held_out.context_x, self.distances, FREE_POINTS, rng).known()
+        self.free = held_out.free_space(FREE_POINTS, seed=0).known()
         self._x, self._y, self._free_x, self._sides = (
             torch.from_numpy(np.ascontiguousarray(array))[None].to(device)
             for array in (held_out.x, held_out.y, self.free.points, self.free.sides)

@@ -122,6 +122,7 @@ class Context(NamedTuple):
         shape: in the normalised frame.
         normalisation: the map into that frame.
         mode: "dense", "levelset" or "partial".
+        whole: whether the frame is the shape's own, so that it is no part of one.
         rows: x, y, z, signed distance (n, 4), float32.
         held_out: the same of points to judge the fit by (m, 4).
     """
@@ -129,6 +130,7 @@ class Context(NamedTuple):
     shape: ShapeInput
     normalisation: Normalisation
     mode: str
+    whole: bool
     rows: np.ndarray
     held_out: np.ndarray
 
@@ -147,8 +149,8 @@ def prepare_context(
     """
     if open_rule not in OPEN_RULES:
         raise InputError(f"open_rule: {open_rule!r} is unknown; choose {' or '.join(OPEN_RULES)}")
-    if normalisation is None:
-        normalisation = input_normalisation(shape)
+    whole = normalisation is None
+    normalisation = normalisation or input_normalisation(shape)
     shape = normalise_input(shape, normalisation)
     if shape.mesh is not None:
         shape = with_body(shape, open_rule, required=mode == "dense")
@@ -159,7 +161,7 @@ def prepare_context(
     parts = draw_context(shape, mode == "dense", count, rng)
     for rows in parts:
         rows[:, :3] = add_noise(rows[:, :3], keys["context_noise"], rng)
-    return Context(shape, normalisation, mode, *parts)
+    return Context(shape, normalisation, mode, whole, *parts)
 
 
 def _adapt_and_mesh(
@@ -174,7 +176,7 @@ def _adapt_and_mesh(
     """The second half of `reconstruct`; rng: for the residuals."""
     rows, held = (torch.from_numpy(part)[None].to(device) for part in context[-2:])
     points = rows[..., :3], rows[..., 3:]
-    held_out = HeldOut.of((held[..., :3], held[..., 3:]), points, context.mode)
+    held_out = HeldOut.of((held[..., :3], held[..., 3:]), points, context.mode, context.whole)
     fields, mesh, measured = fit_and_mesh(model, points, held_out, keys, device, progress)
     normalised, normalisation = context.shape, context.normalisation
     record = {

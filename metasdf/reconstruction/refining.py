@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metasdf.errors import InputError
-from metasdf.geometry.free_space import free_space
 from metasdf.geometry.grid import POINTS_PER_CALL
 from metasdf.learning.loop import cosine
 from metasdf.losses import CompositeLoss, DistanceLoss
@@ -63,9 +62,9 @@ def refine(
     groups = [{"params": [t], "lr": size} for t, size in zip(tensors, sizes, strict=True)]
     optimizer = torch.optim.Adam(groups, betas=BETAS)
     best, best_error, steps = fields, judge.error(fields), 0
-    rng = np.random.default_rng(1)  # the judge draws other points
+    rng = np.random.default_rng(1)
     x, y = context
-    free_x, sides = _free_points(model, fields, judge, rng)
+    free_x, sides = _free_points(model, fields, judge)
     checked, share, start = 0, 0.0, time.perf_counter()
     while share < 1:
         seen = steps * POINTS / (PASSES * x.shape[1])
@@ -111,11 +110,9 @@ def _wrong_side(model: Method, first_output: Tensor, distances: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def _free_points(
-    model: Method, fields: Any, judge: Judge, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def _free_points(model: Method, fields: Any, judge: Judge) -> tuple[Tensor, Tensor]:
     """Points of the cube [1, n, 3] and the sides they are to stay on, or to go to, (n,)."""
-    free = free_space(judge.held_out.context_x, judge.distances, FREE_POINTS, rng)
+    free = judge.held_out.free_space(FREE_POINTS, seed=1)  # the judge draws other points
     x = torch.from_numpy(free.points)[None].to(judge.device)
     now = torch.cat([model.predict(part, fields) for part in x.split(POINTS_PER_CALL, dim=1)], 1)
     known = torch.from_numpy(free.sides).to(judge.device)

@@ -42,6 +42,9 @@ def test_of_surface_points_only_what_is_clearly_beyond_them_is_outside():
     hole = np.linalg.norm(free.points, axis=1) < 0.3  # nothing says that it is outside
     assert (free.sides[hole] == 0).all()
     assert (free.sides == 1).mean() > 0.6
+    part = free_space(x, None, 5000, np.random.default_rng(1), whole=False)
+    beyond = np.linalg.norm(part.points, axis=1) > 1
+    assert np.array_equal(part.sides == 1, beyond)
 
 
 @pytest.mark.parametrize("points", [np.zeros((1, 3)), np.eye(3) / 2, np.zeros((20, 3))])

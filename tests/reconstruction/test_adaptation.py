@@ -159,6 +159,19 @@ def test_a_codes_field_is_refined_too(spheres, tmp_path):
     assert record["refine_steps"] > 1
 
 
+def test_what_a_scan_of_a_part_does_not_see_may_be_anything():
+    sides = {}
+    x, y = task(4000, dense=False)
+    seen = x[0, :, 1] > 0  # from above
+    context = x[:, seen], y[:, seen]
+    for mode, whole in (("levelset", True), ("levelset", False), ("partial", True)):
+        free = HeldOut.of(context, context, mode, whole).free_space(4000, seed=0).known()
+        sides[mode, whole] = len(free.sides)
+        below = np.linalg.norm(free.points - [0, -0.5, 0], axis=1) < 0.1
+        assert below.any() == (mode == "levelset" and whole)
+    assert sides["levelset", True] > sides["levelset", False] == sides["partial", True]
+
+
 def test_a_record_says_whether_to_trust():
     keys = {**{name: key.default for name, key in KEYS.items()}, "resolution": 48}
     model, context = Growing(), task(2000)
