@@ -14,8 +14,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
+MODELS := output/models
 
-.PHONY: setup tables demo test bench compare-3d reproduce-2d ablations notebook clean
+.PHONY: setup tables general demo test bench compare-3d reproduce-2d ablations notebook clean
 
 setup: .venv/ready
 
@@ -31,6 +32,11 @@ tables: setup
 	$(BIN)/metasdf shapes $(DEMO)/meshes --classes tables --count 208
 	$(BIN)/metasdf preprocess $(DEMO)/meshes --out $(DEMO)/data --num_test 16 \
 		--num_samples 50000
+
+general: setup
+	$(BIN)/metasdf shapes $(MODELS)/meshes --classes general --count 816 --seed 1000
+	$(BIN)/metasdf preprocess $(MODELS)/meshes --out $(MODELS)/data --num_test 16 \
+		--num_samples 40000 --partial
 
 demo: tables
 	$(BIN)/metasdf train tables_tiny --overwrite

@@ -42,9 +42,9 @@ from metasdf.errors import InputError
 from metasdf.evaluation.folder import mesh_chamfer
 from metasdf.files import read_json, write_json
 from metasdf.geometry.grid import NoSurfaceError
-from metasdf.learning.checkpoints import load_model
 from metasdf.learning.curriculum import load_curriculum
 from metasdf.learning.loop import DivergedError
+from metasdf.learning.model_files import load_model
 from metasdf.learning.training import usable_split
 from metasdf.losses import misclassified_percentage
 from metasdf.method import Method

@@ -34,7 +34,7 @@ from metasdf.data.samples import Samples
 from metasdf.errors import InputError
 from metasdf.evaluation.folder import evaluate
 from metasdf.files import read_json, write_json
-from metasdf.learning.checkpoints import load_model
+from metasdf.learning.model_files import load_model
 from metasdf.reconstruction.adaptation import AUTO, TRUSTED
 from metasdf.reconstruction.split import reconstruct_split
 

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from metasdf.api import training_tasks
 from metasdf.errors import InputError
 from metasdf.files import read_json, write_json
-from metasdf.learning.checkpoints import load_model, save_checkpoint
+from metasdf.learning.checkpoints import save_checkpoint
 from metasdf.learning.curriculum import keys_of
 from metasdf.learning.loop import accumulate, cosine, meta_gradients, outer_loop
+from metasdf.learning.model_files import load_model
 from metasdf.learning.training import training_state, untrained
 from metasdf.method import Method
 from metasdf.reconstruction.fitting import fit

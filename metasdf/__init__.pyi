@@ -23,9 +23,9 @@ from .geometry.grid import NoSurfaceError as NoSurfaceError
 from .geometry.grid import extract_mesh as extract_mesh
 from .geometry.mesh_files import load_mesh as load_mesh
 from .geometry.sdf import signed_distance as signed_distance
-from .learning.checkpoints import load_model as load_model
 from .learning.curriculum import load_curriculum as load_curriculum
 from .learning.loop import DivergedError as DivergedError
+from .learning.model_files import load_model as load_model
 from .learning.models import build_model as build_model
 from .losses import ColourLoss as ColourLoss
 from .losses import CompositeLoss as CompositeLoss

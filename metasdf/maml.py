@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from metasdf.errors import InputError
+from metasdf.local import latents_of
 from metasdf.losses import CompositeLoss, DistanceLoss
 from metasdf.method import Method
 from metasdf.networks import Params, apply_per_task, meta_parameters
@@ -91,7 +92,8 @@ class MetaSDF(Method):
 
     Args:
         network: our `MetaModule`, torchmeta's, or any `nn.Module`; x [N, d] -> [N, c]. Weights with
-            `requires_grad=False` are neither adapted nor meta-learned.
+            `requires_grad=False` are neither adapted nor meta-learned. Of a `LocalNetwork` the
+            latents are adapted, by learned step sizes of their own for each grid, channel and step.
         loss: the inner and the outer loss.
         step_size_type: one of STEP_SIZE_TYPES, all starting at `initial_step_size`.
         num_steps: inner steps K in training and, by default, at test time.
@@ -100,6 +102,7 @@ class MetaSDF(Method):
         original_extra_steps, extra_step_factor: see `StepSizes`.
         checkpointing: gradient checkpointing of the inner steps in training: the same gradients
             in less memory and more time.
+        latent_step_size: where the step sizes of latents start.
     """
 
     def __init__(
@@ -113,16 +116,24 @@ class MetaSDF(Method):
         original_extra_steps: bool = False,
         checkpointing: bool = False,
         extra_step_factor: float = 1.0,
+        latent_step_size: float = 0.3,
     ) -> None:
         super().__init__()
         self.network, self.loss, self.num_steps = network, loss, num_steps
         self.first_order, self.checkpointing = first_order, checkpointing
-        weights = meta_parameters(network)
+        latents = latents_of(network)
+        weights = {n: p for n, p in meta_parameters(network).items() if n not in latents}
         self.step_sizes = StepSizes(
             *(step_size_type, weights, num_steps, initial_step_size),
             original_extra_steps=original_extra_steps,
             extra_factor=extra_step_factor,
         )
+        if latents:
+            channels = {name: p[0] for name, p in latents.items()}
+            self.latent_step_sizes = StepSizes(
+                *("per_parameter", channels, num_steps, latent_step_size),
+                extra_factor=extra_step_factor,
+            )
 
     def adapt(self, context: tuple[Tensor, Tensor], num_steps: int | None = None) -> Params:
         """Fit each task's context, x [T, N, d] and y [T, N, 1]; returns weights with leading T.
@@ -142,7 +153,7 @@ class MetaSDF(Method):
             raise InputError("network: all of its weights are frozen, so there is none to adapt")
         differentiable = self.training and torch.is_grad_enabled()
         params = OrderedDict((n, p.expand(len(x), *p.shape)) for n, p in weights.items())
-        step_sizes = self.step_sizes.steps(steps if num_steps is None else num_steps)
+        step_sizes = self._steps(x, steps if num_steps is None else num_steps)
         if not differentiable:
             params = OrderedDict((name, p.detach()) for name, p in params.items())
             step_sizes = [{name: s.detach() for name, s in k.items()} for k in step_sizes]
@@ -154,6 +165,17 @@ class MetaSDF(Method):
             with torch.enable_grad():
                 params = adapt(params, [step_size], loss, first_order, self.checkpointing)
             yield params
+
+    def _steps(self, x: Tensor, count: int) -> list[Params]:
+        """Step sizes by name for each of `count` steps on contexts at x [T, N, d]."""
+        sizes = self.step_sizes.steps(count)
+        if not latents_of(self.network):
+            return sizes
+        scales = self.network.step_scales(x)
+        return [
+            step | {name: scales[name] * size for name, size in of_latents.items()}
+            for step, of_latents in zip(sizes, self.latent_step_sizes.steps(count), strict=True)
+        ]
 
     def predict(self, x: Tensor, params: Params) -> Tensor:
         """Outputs of the adapted networks at x [T, N, d]: [T, N, c]."""

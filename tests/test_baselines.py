@@ -16,7 +16,8 @@ from metasdf.baselines import (
 from metasdf.data.names import read_split
 from metasdf.errors import InputError
 from metasdf.evaluation.folder import evaluate
-from metasdf.learning.checkpoints import load_checkpoint, load_model
+from metasdf.learning.checkpoints import load_checkpoint
+from metasdf.learning.model_files import load_model
 from metasdf.learning.models import build_model
 from metasdf.losses import build_loss
 from metasdf.networks import CoordinateNetwork, meta_parameters

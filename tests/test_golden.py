@@ -9,7 +9,7 @@ import torch
 
 from conftest import ROOT, image_curriculum, sphere_curriculum
 from metasdf.api import train
-from metasdf.learning.checkpoints import load_model
+from metasdf.learning.model_files import load_model
 from metasdf.losses import build_loss
 from metasdf.maml import MetaSDF
 from metasdf.networks import CoordinateNetwork

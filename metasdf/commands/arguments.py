@@ -22,12 +22,14 @@ from metasdf.learning.device import DEVICES
 class CurriculumCommandLine(CommandLine):
     """A command line on which every curriculum key is an option."""
 
-    def add_curriculum(self, file: Path | None = None) -> None:
+    def add_curriculum(self, file: Path | None = None, shown: str = "curriculum") -> None:
         """Accept a curriculum's name, the file it stands in, and the device to run on.
 
-        file: the default; None: the curriculums that are shipped.
+        file: the default; None: the curriculums that are shipped. shown: what help calls it.
         """
-        self.add_argument("curriculum", help="its name; `metasdf curriculums` lists them")
+        self.add_argument(
+            "curriculum", metavar=shown, help="`metasdf curriculums` lists curriculums"
+        )
         self.add_curriculums_file(file)
         self.add_argument("--device", default="auto", help=f"one of {', '.join(DEVICES)}")
 

@@ -18,9 +18,10 @@ from metasdf.commands.command_line import whole_number
 from metasdf.errors import InputError
 from metasdf.evaluation.tables import write_results
 from metasdf.images.evaluation import evaluate, table, test_parts, write_image_gallery
-from metasdf.learning.checkpoints import check_kind, load_model
+from metasdf.learning.checkpoints import check_kind
 from metasdf.learning.curriculum import KEYS_2D, is_2d
 from metasdf.learning.device import choose_device, keep_freed_memory
+from metasdf.learning.model_files import load_model
 from metasdf.learning.models import CODE_FITTING
 
 

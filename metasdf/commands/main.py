@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "meta-train a curriculum",
     "reconstruct": "mesh shapes with a trained model",
     "evaluate": "measure reconstructions; fit and measure images (2D)",
+    "export": "turn a checkpoint into a model file for use elsewhere",
     "curriculums": "list the curriculums, or show one",
 }
 

@@ -1,16 +1,17 @@
 """Mesh shapes with a trained model.
 
-    metasdf reconstruct CURRICULUM --checkpoint FILE                  the test split
-    metasdf reconstruct CURRICULUM --checkpoint FILE --input SCAN     a mesh or points of your own
+    metasdf reconstruct SCAN                                  a mesh or points of your own
+    metasdf reconstruct FOLDER                                every file in a folder
+    metasdf reconstruct CURRICULUM --checkpoint FILE          the test split of a curriculum
 
-The network, and how it was trained, come from the checkpoint; data, context and resolution from the
-curriculum. With --input the context mode is the checkpoint's unless given, and the result is in the
-input's frame. Shapes should stand as those of training did: for the curriculums here, y is up.
+A scan is reconstructed in its own frame, by a model that comes with the package (`--model`, also a
+file of your own). Of a curriculum, data, context and resolution are the curriculum's, and the
+network and how it was trained the checkpoint's; with --input a scan takes the place of the data.
 
+    metasdf reconstruct scan.ply --output table.glb
+    metasdf reconstruct scans --output meshes --model tables --refine 5 --keep largest
     metasdf reconstruct tables_tiny --checkpoint RUN/checkpoints/latest.pth --trajectories 1
     metasdf reconstruct tables_tiny --checkpoint RUN/checkpoints/latest.pth --input scan.ply
-
-    ... --input scan.ply --output table.glb --reconstruction_steps auto --refine 5 --keep largest
 
 Exit codes: 0 every shape was meshed, 1 some failed (by name and reason), 2 bad input, 3 all were
 meshed, but some are not to be trusted: points held out of the context say so.
@@ -27,13 +28,17 @@ from metasdf.commands.arguments import CurriculumCommandLine
 from metasdf.commands.command_line import whole_number
 from metasdf.errors import InputError
 from metasdf.geometry.bodies import OPEN_RULES
-from metasdf.learning.checkpoints import check_kind, load_model
-from metasdf.learning.curriculum import KEYS, OPEN_KEYS, is_2d
+from metasdf.learning.checkpoints import check_kind
+from metasdf.learning.curriculum import KEYS, OPEN_KEYS, is_2d, read_curriculums
 from metasdf.learning.device import choose_device, keep_freed_memory
+from metasdf.learning.model_files import load_model, shipped_models
+from metasdf.reconstruction.scan_folder import reconstruct_folder
 from metasdf.reconstruction.single_file import reconstruct_file
 from metasdf.reconstruction.split import reconstruct_split
 
 WITH_INPUT = ("output", "normalization", "open")
+DEFAULT_MODEL = "general"
+DEFAULT_FOLDER = "reconstructions"
 
 
 def main(
@@ -44,6 +49,10 @@ def main(
     """Run the command; the exit code. curriculums: the file that they stand in."""
     parser = command_line(prog, curriculums)
     options = parser.parse(arguments)
+    if options.checkpoint is None:
+        return reconstruct_scans(parser, options)
+    if options.model is not None:
+        parser.error("--model goes without --checkpoint")
     own = options.input is not None
     for option in ("trajectories",) if own else WITH_INPUT:
         if getattr(options, option) is not None:
@@ -77,6 +86,39 @@ def main(
         )
 
 
+def reconstruct_scans(parser: CurriculumCommandLine, options: argparse.Namespace) -> int:
+    """Reconstruct the file or the folder that stands in the curriculum's place; the exit code."""
+    path = Path(options.input or options.curriculum)
+    if not path.exists():
+        if str(path) in read_curriculums(options.curriculums):
+            parser.error(f"{path}: is a curriculum, and goes with --checkpoint FILE")
+        raise InputError(f"{path}: there is no such file or folder")
+    for option in ("trajectories", *(("normalization",) if path.is_dir() else ())):
+        if getattr(options, option) is not None:
+            parser.error(f"--{option} does not go with {path}")
+    device = choose_device(options.device)
+    keep_freed_memory()
+    name = options.model or DEFAULT_MODEL
+    model = load_model(name)
+    check_kind(name, model.curriculum, want_2d=False)
+    options.checkpoint, options.input, options.curriculum = name, path, name
+    place = {"reconstruction_output_dir": str(Path.cwd())}
+    overrides = parser.overrides(options)
+    curriculum = merged({**model.curriculum, **place}, model.curriculum, options, overrides)
+    curriculum |= {n: v for n, v in overrides.items() if n in OPEN_KEYS}
+    rule = options.open or "reject"
+    if path.is_dir():
+        output = options.output or DEFAULT_FOLDER
+        return reconstruct_folder(
+            model, curriculum, device, path, output, open_rule=rule, checkpoint=name
+        )
+    frame = options.normalization
+    with StageBar() as bar:
+        return reconstruct_file(
+            model, curriculum, device, path, options.output, frame, rule, name, bar.show
+        )
+
+
 class StageBar(tqdm):
     """A progress bar that starts anew with each stage."""
 
@@ -93,9 +135,16 @@ class StageBar(tqdm):
 
 def command_line(prog: str | None, curriculums: Path | None) -> CurriculumCommandLine:
     """The command's options."""
-    parser = CurriculumCommandLine(prog=prog, description=__doc__)
-    parser.add_curriculum(curriculums)
-    parser.add_argument("--checkpoint", required=True, help="a .pth file that training wrote")
+    usage = "%(prog)s SCAN|FOLDER|CURRICULUM [options]"
+    parser = CurriculumCommandLine(prog=prog, description=__doc__, usage=usage)
+    parser.add_curriculum(curriculums, "SCAN|FOLDER|CURRICULUM")
+    parser.add_argument("--checkpoint", help="of a curriculum: a .pth file that training wrote")
+    parser.add_argument(
+        "--model",
+        metavar="NAME|FILE",
+        help=f"of scans: {', '.join(shipped_models())}, or a .pt or .pth file (default "
+        f"{DEFAULT_MODEL})",
+    )
     parser.add_argument(
         "--trajectories",
         type=whole_number,
@@ -114,8 +163,9 @@ def command_line(prog: str | None, curriculums: Path | None) -> CurriculumComman
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="a mesh that ends in .ply, .obj, .stl or .glb (default: in reconstruction_output_dir, "
-        "<input's name>_reconstruction.ply)",
+        help="a mesh that ends in .ply, .obj, .stl or .glb (default <input's name>_reconstruction"
+        ".ply, of a curriculum in its reconstruction_output_dir), or a folder for a folder "
+        f"(default {DEFAULT_FOLDER})",
     )
     parser.add_argument(
         "--normalization", metavar="FILE.npz", help="the frame of the whole shape, if known"

@@ -5,6 +5,7 @@ solids, bodies                    which points are inside a mesh, and whether it
 sdf, sampling, body_sampling      signed distances to a mesh, and DeepSDF's sampling recipe
 grid, sparse_grid                 signed distance field -> mesh, by marching cubes; sparse_grid with
                                   evaluated_points, change_bounds and block_signs
+point_normals                     outward normals of points that come without
 rays, rendering                   ray casting and pictures
 """
 

@@ -20,6 +20,7 @@ from .mesh_files import load_mesh as load_mesh
 from .mesh_files import write_mesh as write_mesh
 from .normalisation import Normalisation as Normalisation
 from .normalisation import normalise as normalise
+from .point_normals import oriented_normals as oriented_normals
 from .rays import RayCaster as RayCaster
 from .rendering import UNIT_BALL as UNIT_BALL
 from .rendering import render as render

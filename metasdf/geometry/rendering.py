@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import trimesh
-from scipy.spatial import cKDTree
 
 from metasdf.geometry.mesh import unit_vectors
+from metasdf.geometry.point_normals import estimated_normals
 from metasdf.geometry.rays import RayCaster, spread_directions
 
 UNIT_BALL = ((0.0, 0.0, 0.0), 1.0)  # the frame that holds every normalised shape
@@ -225,7 +225,7 @@ def render_points(
     frame = bounding_frame(points) if frame is None else frame
     camera = Camera.around(frame, azimuth, elevation, up)
     pixels = size * _SUPERSAMPLING
-    normals = turned_against(_estimated_normals(points), points - camera.position)
+    normals = turned_against(estimated_normals(points), points - camera.position)
     directions, intensities = camera.lights()
     shade = np.maximum(normals @ directions.T, 0) @ intensities
     place, depth = camera.project(points, pixels)
@@ -241,12 +241,3 @@ def render_points(
     order = np.argsort(depth[owner])
     index, first = np.unique(index[order], return_index=True)
     return _develop(shade[owner[order[first]]], index, pixels, colour)
-
-
-def _estimated_normals(points: np.ndarray, neighbours: int = 16) -> np.ndarray:
-    """Unit normals (n, 3) of arbitrary sign: the direction in which neighbours vary least."""
-    _, index = cKDTree(points).query(points, k=min(neighbours, len(points)))
-    around = points[index.reshape(len(points), -1)]
-    around = around - around.mean(axis=1, keepdims=True)
-    _, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
-    return vectors[:, :, 0]

@@ -6,7 +6,8 @@ models        from a curriculum to an untrained model
 gradients     meta-gradients: precision, compilation
 loop          the outer loop
 training      the outer loop with checkpoints, logs and progress
-checkpoints   saving and loading
+checkpoints   saving and loading what training goes on from
+model_files   trained models, and those that come with the package
 device        CPU, CUDA, MPS
 """
 

@@ -1,5 +1,4 @@
 from .checkpoints import load_checkpoint as load_checkpoint
-from .checkpoints import load_model as load_model
 from .checkpoints import save_checkpoint as save_checkpoint
 from .curriculum import load_curriculum as load_curriculum
 from .curriculum import read_curriculums as read_curriculums
@@ -12,6 +11,10 @@ from .loop import accumulate as accumulate
 from .loop import outer_loop as outer_loop
 from .loop import outer_step as outer_step
 from .loop import validate as validate
+from .model_files import export_model as export_model
+from .model_files import find_model as find_model
+from .model_files import load_model as load_model
+from .model_files import shipped_models as shipped_models
 from .models import build_model as build_model
 from .training import TrainingResult as TrainingResult
 from .training import TrainingTasks as TrainingTasks

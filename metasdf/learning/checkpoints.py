@@ -1,4 +1,4 @@
-"""Checkpoints: the curriculum and all state, enough to rebuild a model and to go on training."""
+"""Checkpoints: the curriculum and all state, enough to go on training."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,22 @@ import torch
 
 from metasdf.errors import InputError
 from metasdf.files import atomic_path
-from metasdf.learning.curriculum import is_2d, keys_of
-from metasdf.learning.extensions import check_trusted
-from metasdf.learning.models import CODE_FITTING, build_model
-from metasdf.method import Method
+from metasdf.learning.curriculum import REQUIRED, is_2d, keys_of
 
 FORMAT = 1
+MODEL_FORMAT = 1  # of model files, see `metasdf.learning.model_files`
 
 
 def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     """Write tensors, numbers, strings, lists and dicts of these, atomically."""
+    save_state(path, {"format": FORMAT, **state})
+
+
+def save_state(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
+    """`save_checkpoint` of any format."""
     with atomic_path(path) as temporary:
         try:
-            torch.save({"format": FORMAT, **state}, temporary)
+            torch.save(dict(state), temporary)
         except RuntimeError as error:  # how torch reports a full disk
             reason = str(error).split("\n")[0]
             raise InputError(f"{path}: cannot be written ({reason}); is the disk full?") from error
@@ -29,6 +32,19 @@ def save_checkpoint(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, without ever executing code from the file."""
+    state = read_state(path)
+    if "model_format" in state:
+        raise InputError(
+            f"{path}: is a model for use, without what training goes on from; name the checkpoint "
+            "that its training wrote"
+        )
+    if missing := {"curriculum", "epoch", "model", "optimizer"} - state.keys():
+        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; train anew")
+    return state
+
+
+def read_state(path: str | os.PathLike) -> dict[str, Any]:
+    """Read what `save_state` wrote, of a format that is known, never executing code from it."""
     path = Path(path)
     if not path.is_file():
         what = "is a folder; name the .pth file" if path.is_dir() else "no such checkpoint"
@@ -37,45 +53,19 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch's own words advise to run code from the file
         raise InputError(f"{path}: is no checkpoint of ours, or is damaged") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    known = {"format": FORMAT, "model_format": MODEL_FORMAT}
+    if not isinstance(state, dict) or not any(state.get(k) == v for k, v in known.items()):
         raise InputError(f"{path}: is no checkpoint of ours (no format {FORMAT} entry)")
-    if missing := {"curriculum", "epoch", "model", "optimizer"} - state.keys():
-        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; train anew")
     return state
 
 
-def load_model(path: str | os.PathLike, curriculum: Mapping[str, Any] | None = None) -> Method:
-    """The trained model of a checkpoint, on the CPU and in evaluation mode.
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved curriculum, with the defaults of keys that are newer than the checkpoint.
 
-    Its attribute `curriculum` holds the complete curriculum that it was trained with.
-
-    Args:
-        path: a .pth file that training wrote.
-        curriculum: the one in use now. It says how an auto-decoder fits codes, CODE_FITTING, which
-            does not shape what was trained, and it must name classes of the user's own that the
-            checkpoint names (see `metasdf.learning.extensions`). None: the checkpoint's own.
-
-    Raises:
-        InputError: there is no such checkpoint, or it is damaged or names code by itself.
+    None stands for folders and split files where the saved one has none, as in a model file.
     """
-    state = load_checkpoint(path)
-    try:
-        trained = _with_defaults(state["curriculum"])
-        check_trusted(Path(path), trained, curriculum)
-        chosen = trained if curriculum is None else curriculum
-        fitting = {name: chosen[name] for name in CODE_FITTING}
-        model = build_model({**trained, **fitting}, len(state.get("train_shapes", ())))
-        model.load_state_dict(state["model"])
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: does not hold what its curriculum says ({reason})") from error
-    model.curriculum = trained
-    return model.eval()
-
-
-def _with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved curriculum, with the defaults of keys that are newer than the checkpoint."""
-    return {name: saved.get(name, key.default) for name, key in keys_of(saved).items()}
+    defaults = {n: None if k.default is REQUIRED else k.default for n, k in keys_of(saved).items()}
+    return {name: saved.get(name, default) for name, default in defaults.items()}
 
 
 def check_kind(path: str | os.PathLike, trained: Mapping[str, Any], want_2d: bool) -> None:
@@ -92,7 +82,7 @@ def check_continues(
 
     shapes: names of the training shapes; an auto-decoder has a latent code for each.
     """
-    saved = _with_defaults(state["curriculum"])
+    saved = with_defaults(state["curriculum"])
     check_kind(path, saved, want_2d=is_2d(wanted))
     for name, key in keys_of(wanted).items():
         if key.shapes_network and saved[name] != wanted[name]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from metasdf.errors import InputError, listed, near_matches
 from metasdf.learning.extensions import is_dotted
+from metasdf.local import ADAPTED, ENTRANCES
 from metasdf.losses import SURFACES, TRAINING_MODES
 from metasdf.networks import NETWORKS
 from metasdf.step_sizes import STEP_SIZE_TYPES
@@ -188,6 +189,30 @@ _TRAINING: dict[str, Key] = {
         int, 5, "octaves of the positional encoding", minimum=0, maximum=64, shapes_network=True
     ),
     "w0": Key(float, 30.0, "frequency factor of SIREN", minimum=1e-3, shapes_network=True),
+    "adapted": Key(
+        str,
+        "weights",
+        "metasdf: what the inner steps adapt: weights, latents on grids, or both",
+        ADAPTED,
+        shapes_network=True,
+    ),
+    "latent_grids": Key(
+        str,
+        "8,32",
+        "latents, both: points along each side of the grids; 1: the same latent everywhere",
+        shapes_network=True,
+    ),
+    "latent_channels": Key(
+        int, 4, "latents, both: channels of each grid", minimum=1, shapes_network=True
+    ),
+    "latents_enter": Key(
+        str,
+        "every",
+        "latents, both: before the first activation or before every one",
+        ENTRANCES,
+        shapes_network=True,
+    ),
+    "latent_lr": Key(float, 0.3, "latents, both: initial inner step size of latents"),
     "latent_features": Key(
         int, 256, "all methods but metasdf: size of a latent code", minimum=1, shapes_network=True
     ),

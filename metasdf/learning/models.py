@@ -24,6 +24,7 @@ from metasdf.learning.extensions import (
     construct,
     is_dotted,
 )
+from metasdf.local import LocalNetwork, parse_resolutions
 from metasdf.losses import ColourLoss, CompositeLoss, DistanceLoss, build_loss
 from metasdf.maml import MetaSDF
 from metasdf.method import Method
@@ -65,6 +66,7 @@ def build_model(curriculum: Mapping[str, Any], num_shapes: int = 0) -> Method:
             first_order=curriculum["first_order"],
             checkpointing=curriculum["recompute_steps"],
             extra_step_factor=curriculum["extra_step_factor"],
+            latent_step_size=curriculum["latent_lr"],
         )
     decoder = _build_decoder(curriculum, conditioning, loss.out_features)
     if encoder == "autodecoder":
@@ -155,11 +157,32 @@ def _build_network(
         "w0": curriculum["w0"],
         "output_bias": output_bias,
     }
+    if curriculum["adapted"] != "weights":
+        return _build_local_network(curriculum, arguments)
     if not is_dotted(kind):
         return CoordinateNetwork(kind, **arguments)
     network = construct("network", kind, **arguments)
     check_network(kind, network, in_features, out_features)
     return network
+
+
+def _build_local_network(
+    curriculum: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> LocalNetwork:
+    for key, name in (("network", curriculum["network"]), ("method", curriculum["method"])):
+        if is_dotted(name) or (key == "method" and name != "metasdf"):
+            raise InputError(
+                f"adapted: {curriculum['adapted']} goes with the method metasdf and a network of "
+                f"ours, not with {key} {name}; set it to weights"
+            )
+    return LocalNetwork(
+        curriculum["network"],
+        adapted=curriculum["adapted"],
+        resolutions=parse_resolutions(curriculum["latent_grids"]),
+        channels=curriculum["latent_channels"],
+        enter=curriculum["latents_enter"],
+        **arguments,
+    )
 
 
 def _build_decoder(

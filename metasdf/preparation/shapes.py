@@ -17,13 +17,15 @@ from tqdm import tqdm
 from metasdf.errors import InputError
 from metasdf.files import atomic_path
 from metasdf.preparation.furniture import Chair, Table
+from metasdf.preparation.general import General
 
 DECIMALS = 7  # of coordinates, in memory and in files, so that a file holds exactly the mesh
 
-CLASSES: dict[str, type[Table] | type[Chair]] = {"tables": Table, "chairs": Chair}
+Shape = Table | Chair | General
+CLASSES: dict[str, type[Shape]] = {"tables": Table, "chairs": Chair, "general": General}
 
 
-def shape_class(class_name: str) -> type[Table] | type[Chair]:
+def shape_class(class_name: str) -> type[Shape]:
     """The class of shapes with that name. Raises InputError for an unknown one."""
     if class_name not in CLASSES:
         known = ", ".join(CLASSES)
@@ -31,7 +33,7 @@ def shape_class(class_name: str) -> type[Table] | type[Chair]:
     return CLASSES[class_name]
 
 
-def draw_shape(class_name: str, seed: int, index: int) -> Table | Chair:
+def draw_shape(class_name: str, seed: int, index: int) -> Shape:
     """Draw the parameters of one shape, which depend on the three arguments only.
 
     Args:

@@ -9,6 +9,7 @@ adaptation    a context -> the best field in the steps and seconds given, and it
 fitting       fitting the shapes of a data folder
 one_shape     `reconstruct`: one shape from memory or a file
 single_file   one file, for the command line
+scan_folder   all files in a folder, for the command line
 split         a whole test split, for the command line
 """
 

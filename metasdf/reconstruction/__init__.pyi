@@ -6,5 +6,6 @@ from .fitting import reconstruct_shape as reconstruct_shape
 from .inputs import ShapeInput as ShapeInput
 from .one_shape import Reconstruction as Reconstruction
 from .one_shape import reconstruct as reconstruct
+from .scan_folder import reconstruct_folder as reconstruct_folder
 from .single_file import reconstruct_file as reconstruct_file
 from .split import reconstruct_split as reconstruct_split

@@ -13,12 +13,14 @@ from metasdf.geometry.bodies import NoSolidError, find_body
 from metasdf.geometry.body_sampling import sample_body_surface, sample_sdf
 from metasdf.geometry.mesh import sample_surface
 from metasdf.geometry.normalisation import Normalisation
+from metasdf.geometry.point_normals import oriented_normals
 from metasdf.geometry.sampling import points_around
 from metasdf.reconstruction.inputs import ShapeInput
 from metasdf.reconstruction.judging import held_out_count
 
 MIN_SDF_SAMPLES = 20_000  # the least number of SDF samples that a dense context is drawn from
 MAX_CLOUD_POINTS = 100_000  # oriented points used for signed distances: 7 s; a million take 100 s
+MAX_ORIENTED = 30_000  # points whose normals are estimated: 5 s
 NEIGHBOURS = 8  # nearest neighbours whose distance tells the local sampling density
 
 
@@ -96,6 +98,16 @@ def with_surface_points(shape: ShapeInput, count: int, rng: np.random.Generator)
     return replace(shape, points=sample_body_surface(shape.body, count, rng))
 
 
+# Points
+
+
+def with_normals(shape: ShapeInput, rng: np.random.Generator) -> ShapeInput:
+    """Points that came without normals with estimated ones; of more than MAX_ORIENTED, so many."""
+    chosen = rng.permutation(len(shape.points))[:MAX_ORIENTED]
+    points = np.unique(shape.points[chosen], axis=0)
+    return replace(shape, points=points, normals=oriented_normals(points), normals_estimated=True)
+
+
 # Contexts
 
 
@@ -157,12 +169,6 @@ def _sdf_samples(
         return sample_sdf(shape.body, count, rng)
     points, distances = shape.points, shape.distances
     if distances is None:
-        if shape.normals is None:
-            raise InputError(
-                "holds points without unit normals or distances, and a dense context needs one or "
-                "the other; give them, or use a model trained with --context_mode levelset (with "
-                "an auto-decoder, say --context_mode levelset)"
-            )
         chosen = rng.permutation(len(points))[:MAX_CLOUD_POINTS]
         surface, normals = points[chosen], shape.normals[chosen]
         points = points_around(lambda n: _draw_rows(surface, n, rng), count, rng)

@@ -24,6 +24,7 @@ from metasdf.geometry.bodies import Body
 from metasdf.geometry.mesh_files import MESH_SUFFIXES, checked_mesh, read_geometry
 
 MIN_POINTS = 10
+INPUT_SUFFIXES = (*MESH_SUFFIXES, ".xyz", ".npz")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ShapeInput:
         mesh: the surface.
         body: the solid that `mesh` bounds, where one was looked for and found.
         is_normalised: whether the points are in the normalised frame by definition.
+        normals_estimated: whether the normals come from the points' neighbours, not from the input.
         left_out: number of rows dropped as not finite or with a normal of length 0.
         source: the file it was read from.
     """
@@ -47,6 +49,7 @@ class ShapeInput:
     mesh: trimesh.Trimesh | None = None
     body: Body | None = None
     is_normalised: bool = False
+    normals_estimated: bool = False
     left_out: int = 0
     source: Path | None = None
 
@@ -57,7 +60,12 @@ class ShapeInput:
             return "mesh"
         if self.distances is not None:
             return "SDF samples"
-        return "points" if self.normals is None else "points with normals"
+        return "points with normals" if self.normals_given else "points"
+
+    @property
+    def normals_given(self) -> bool:
+        """Whether the input came with normals."""
+        return self.normals is not None and not self.normals_estimated
 
     @property
     def has_signs(self) -> bool:
@@ -125,7 +133,7 @@ def read_shape_input(path: str | os.PathLike) -> ShapeInput:
     elif suffix in MESH_SUFFIXES:
         shape = _read_mesh_file(path)
     else:
-        supported = " ".join((*MESH_SUFFIXES, ".xyz", ".npz"))
+        supported = " ".join(INPUT_SUFFIXES)
         raise InputError(f"{path}: is of no known kind; convert it to one of {supported}")
     return replace(shape, source=path)
 

@@ -26,6 +26,7 @@ from metasdf.reconstruction.contexts import (
     normalise_input,
     outside_cube,
     with_body,
+    with_normals,
     with_surface_points,
 )
 from metasdf.reconstruction.fields import FittedField
@@ -79,7 +80,8 @@ def reconstruct(
         shape: a mesh, surface points (n, 3), a tuple (points, outward normals), a path (obj ply stl
             off glb xyz npz) or a `ShapeInput`, in any frame and units, upright as in training.
         context_mode: "dense": signed distances, "levelset" or "partial": surface points. None: as
-            in the model's training; where unknown, dense if the shape gives signed distances.
+            in the model's training; where unknown, dense if the shape gives signed distances. For
+            dense, points without normals get those of `geometry.oriented_normals`.
         num_steps: inner steps; "auto": as many as do good, told by points held out of the context;
             None: the curriculum's reconstruction_steps, else as in training.
         refine: seconds of Adam on the adapted field, see `refining.refine`; None: the curriculum's.
@@ -155,6 +157,8 @@ def prepare_context(
     if shape.mesh is not None:
         shape = with_body(shape, open_rule, required=mode == "dense")
     mode = mode or ("dense" if shape.has_signs else "levelset")
+    if mode == "dense" and not shape.has_signs:
+        shape = with_normals(shape, rng)
     count = context_size({**keys, "context_mode": mode})
     if shape.mesh is not None:
         shape = with_surface_points(shape, max(SURFACE_POINTS, count), rng)
@@ -186,6 +190,7 @@ def _adapt_and_mesh(
         "left_out": shape.left_out,
         "outside_cube": int(outside_cube(normalised.extent()).sum()),
         "signs": normalised.body.quality.method if normalised.body else None,
+        "normals": _normals_from(normalised),
         "normalisation": {
             "offset": np.asarray(normalisation.offset).tolist(),
             "scale": normalisation.scale,
@@ -198,6 +203,13 @@ def _adapt_and_mesh(
     }
     mesh.vertices = normalisation.invert(mesh.vertices)
     return Reconstruction(mesh, FittedField(model, fields, normalisation, device), record)
+
+
+def _normals_from(shape: ShapeInput) -> str | None:
+    """Where the normals come from that gave the signed distances, if any did."""
+    if shape.normals is None:
+        return None
+    return "estimated" if shape.normals_estimated else "input"
 
 
 def residuals(

@@ -105,6 +105,8 @@ def summary(record: Mapping[str, Any]) -> str:
     distance, steps = record["distance"], record["steps"]
     unit = "vertices" if record["kind"] == "mesh" else "points"
     lines = [f"{record['input']}: {record['kind']}, {record['num_rows']} {unit}"]
+    if record["normals"] == "estimated":
+        lines.append("normals: estimated from neighbours, as it has none")
     if record["left_out"]:
         lines.append(f"{record['left_out']} rows left out: not finite, or a normal of length 0")
     if record["outside_cube"]:

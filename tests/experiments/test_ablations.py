@@ -12,7 +12,7 @@ from metasdf.data.names import ShapeName, read_split
 from metasdf.errors import InputError
 from metasdf.evaluation.folder import measure
 from metasdf.geometry.mesh_files import write_mesh
-from metasdf.learning.checkpoints import load_model
+from metasdf.learning.model_files import load_model
 from metasdf.reconstruction.fitting import held_out_task, reconstruct_shape
 
 CPU = torch.device("cpu")

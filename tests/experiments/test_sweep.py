@@ -14,10 +14,11 @@ from conftest import ROOT
 from experiments import sweep
 from metasdf.errors import InputError
 from metasdf.learning import loop
-from metasdf.learning.checkpoints import load_checkpoint, load_model
+from metasdf.learning.checkpoints import load_checkpoint
 from metasdf.learning.curriculum import load_curriculum
 from metasdf.learning.gradients import MetaGradients
 from metasdf.learning.loop import DivergedError
+from metasdf.learning.model_files import load_model
 from metasdf.learning.training import untrained
 from metasdf.maml import MetaSDF
 

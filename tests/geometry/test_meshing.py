@@ -11,7 +11,7 @@ from metasdf.data.names import read_split
 from metasdf.files import read_json
 from metasdf.geometry.grid import NoSurfaceError, evaluate_grid, grid_points, mesh_from_grid
 from metasdf.geometry.sparse_grid import SparseGrid
-from metasdf.learning.checkpoints import load_model
+from metasdf.learning.model_files import load_model
 from metasdf.losses import SURFACES, build_loss
 from metasdf.method import Method
 from metasdf.networks import CoordinateNetwork

@@ -15,10 +15,11 @@ from metasdf.data.pixels import PixelFrame, pixel_frame
 from metasdf.errors import InputError
 from metasdf.images.sources import load_digits
 from metasdf.images.tasks import ImageDataset, boundary_segments, digit_masks, load_images
-from metasdf.learning.checkpoints import load_checkpoint, load_model
+from metasdf.learning.checkpoints import load_checkpoint
 from metasdf.learning.curriculum import KEYS, KEYS_2D, METHODS_2D, complete, load_curriculum
 from metasdf.learning.gradients import MetaGradients, meta_loss
 from metasdf.learning.loop import outer_step, validate
+from metasdf.learning.model_files import load_model
 from metasdf.learning.models import build_model
 
 CPU = torch.device("cpu")

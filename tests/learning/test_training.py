@@ -15,10 +15,11 @@ from conftest import sphere_curriculum as curriculum
 from metasdf.data.tasks import SDFDataset, collate
 from metasdf.errors import InputError
 from metasdf.learning import training
-from metasdf.learning.checkpoints import load_checkpoint, load_model, save_checkpoint
+from metasdf.learning.checkpoints import load_checkpoint, save_checkpoint
 from metasdf.learning.curriculum import METHODS
 from metasdf.learning.gradients import MetaGradients
 from metasdf.learning.loop import accumulate, decay, outer_loop, outer_step, validate
+from metasdf.learning.model_files import load_model
 from metasdf.learning.models import build_model
 from metasdf.learning.training import shape_tasks, untrained, usable_split
 from metasdf.learning.training import train as train_on

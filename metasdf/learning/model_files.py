@@ -1,0 +1,121 @@
+"""Trained models: from a checkpoint, from a model file, or one that comes with the package.
+
+A checkpoint holds an optimiser's state and the folders of one machine. A model file holds neither,
+but a card: what the model was trained on, in which frame, and how well it does.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metasdf.errors import InputError, near_matches
+from metasdf.learning.checkpoints import (
+    MODEL_FORMAT,
+    load_checkpoint,
+    read_state,
+    save_state,
+    with_defaults,
+)
+from metasdf.learning.curriculum import KEYS, is_2d
+from metasdf.learning.extensions import check_trusted
+from metasdf.learning.models import CODE_FITTING, build_model
+from metasdf.method import Method
+
+SHIPPED = Path(__file__).resolve().parents[1] / "models"
+SUFFIX = ".pt"
+CARD_WORDS = ("data", "frame", "training", "measures", "limits")  # what a card may say
+
+
+def shipped_models() -> list[str]:
+    """The names of the models that come with the package."""
+    return sorted(file.stem for file in SHIPPED.glob(f"*{SUFFIX}"))
+
+
+def find_model(name: str | os.PathLike) -> Path:
+    """The file of a model: a path, or the name of one that comes with the package.
+
+    Raises:
+        InputError: there is neither; with near matches.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    names = shipped_models()
+    if str(name) in names:
+        return SHIPPED / f"{name}{SUFFIX}"
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name the .pth or .pt file")
+    raise InputError(f"{name}: no such checkpoint or model{near_matches(str(name), names)}")
+
+
+def load_model(path: str | os.PathLike, curriculum: Mapping[str, Any] | None = None) -> Method:
+    """A trained model, on the CPU and in evaluation mode.
+
+    Its attribute `curriculum` holds the complete curriculum that it was trained with, without
+    folders and split files if it comes from a model file; its attribute `card` what that says.
+
+    Args:
+        path: a .pth file that training wrote, a .pt file of `export_model`, or the name of a model
+            that comes with the package, see `shipped_models`.
+        curriculum: the one in use now. It says how an auto-decoder fits codes, CODE_FITTING, which
+            does not shape what was trained, and it must name classes of the user's own that the
+            checkpoint names (see `metasdf.learning.extensions`). None: the checkpoint's own.
+
+    Raises:
+        InputError: there is no such file or name, or it is damaged or names code by itself.
+    """
+    path = find_model(path)
+    state = read_state(path)
+    if "model_format" not in state:
+        state = load_checkpoint(path)
+    try:
+        trained = with_defaults(state["curriculum"])
+        check_trusted(path, trained, curriculum)
+        chosen = trained if curriculum is None else curriculum
+        fitting = {name: chosen[name] for name in CODE_FITTING}
+        model = build_model({**trained, **fitting}, len(state.get("train_shapes", ())))
+        model.load_state_dict(state["model"])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"{path}: does not hold what its curriculum says ({reason})") from error
+    model.curriculum, model.card = trained, state.get("card", {})
+    return model.eval()
+
+
+def export_model(
+    checkpoint: str | os.PathLike,
+    path: str | os.PathLike,
+    card: Mapping[str, str] | None = None,
+    keys: Mapping[str, Any] | None = None,
+) -> None:
+    """Turn a checkpoint into a model file.
+
+    Args:
+        checkpoint: a .pth file that training wrote, of shapes.
+        path: the file to write; it ends in .pt.
+        card: what a user should know, by the words of CARD_WORDS.
+        keys: values of curriculum keys that say how shapes are reconstructed, to replace those of
+            training.
+
+    Raises:
+        InputError: the checkpoint cannot be used, is of images (2D) or of an auto-decoder, whose
+            codes are those of its training shapes, or a word of the card or a key is unknown.
+    """
+    path, card = Path(path), dict(card or {})
+    if path.suffix != SUFFIX:
+        raise InputError(f"{path}: a model's file ends in {SUFFIX}")
+    for word in card:
+        if word not in CARD_WORDS:
+            raise InputError(f"card: {word!r} is unknown{near_matches(word, CARD_WORDS)}")
+    state = load_checkpoint(checkpoint)
+    if is_2d(state["curriculum"]) or state["curriculum"]["method"] == "autodecoder":
+        what = "on images (2D)" if is_2d(state["curriculum"]) else "as an autodecoder"
+        raise InputError(f"{checkpoint}: was trained {what}; such a model cannot be exported")
+    curriculum = {n: v for n, v in state["curriculum"].items() if not KEYS[n].is_path}
+    for name, value in (keys or {}).items():
+        if name not in KEYS:
+            raise InputError(f"unknown key {name!r}{near_matches(name, list(KEYS))}")
+        curriculum[name] = KEYS[name].check(name, value)
+    model = {"curriculum": curriculum, "model": state["model"], "card": card}
+    save_state(path, {"model_format": MODEL_FORMAT, **model})
