@@ -154,6 +154,25 @@ tables_levelset = {
     "reconstruction_steps": 20,
 }
 
+# Shapes of every kind in any rotation: latents on grids are adapted along with the weights, which
+# carries over to kinds of shapes that were not trained on. docs/local_choices.md measures choices.
+general = {
+    **_SIREN,
+    **_LEARNS_FAST,
+    "adapted": "both",
+    "data_source": "../output/models/data",
+    "train_split": "../output/models/data/splits/general_train.json",
+    "val_split": "../output/models/data/splits/general_test.json",
+    "test_split": "../output/models/data/splits/general_test.json",
+    "output_dir": "../output/models/general",
+    "reconstruction_output_dir": "../output/models/general/reconstructions",
+    "num_epochs": 36,
+    "validate_every": 6,
+    "reconstruction_sdf_samples": 20000,
+    "reconstruction_steps": "auto",
+    "resolution": 128,
+}
+
 # The demo as the paper trains: the base of benchmarks/speed.py and experiments/ablations.py.
 tables_plain = {
     **_SIREN,

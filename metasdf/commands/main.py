@@ -8,7 +8,7 @@ from metasdf.commands.console import run_command
 from metasdf.errors import InputError, near_matches
 
 COMMANDS = {
-    "shapes": "write procedural tables and chairs, to try the others on",
+    "shapes": "write procedural shapes, to try the others on",
     "preprocess": "turn meshes into SDF samples on disk",
     "train": "meta-train a curriculum",
     "reconstruct": "mesh shapes with a trained model",

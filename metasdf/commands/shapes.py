@@ -1,8 +1,9 @@
-"""Write procedural tables and chairs as OBJ files, to try everything else on.
+"""Write procedural tables, chairs and solids of every kind as OBJ files, to try the rest on.
 
     metasdf shapes MESHES --classes tables --count 208
 
-Each is one watertight solid, y up; a shape depends only on its class, the seed and its index.
+Each is one watertight solid, tables and chairs y up, general ones in any rotation. A shape depends
+only on its class, the seed and its index.
 """
 
 from collections.abc import Sequence

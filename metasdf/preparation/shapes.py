@@ -1,7 +1,8 @@
 """Procedural shapes: the project's default data, which needs no download.
 
-Tables and chairs, y up, about a metre in size. Each is a union of solid pieces, so every mesh is
-watertight, oriented outward and a single body. A shape depends only on (class, seed, index).
+Tables and chairs, y up, about a metre in size; and "general" solids of every kind, in any rotation.
+Each is made of solid pieces, so every mesh is watertight, oriented outward and a single body. A
+shape depends only on (class, seed, index).
 
     metasdf shapes OUT_DIR --classes tables chairs --count 160 --seed 0
 """
@@ -56,7 +57,23 @@ def make_shape(class_name: str, seed: int, index: int) -> trimesh.Trimesh:
     mesh = draw_shape(class_name, seed, index).solid().to_mesh64()
     vertices = mesh.vert_properties[:, :3]
     vertices = vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2
-    return trimesh.Trimesh(vertices.round(DECIMALS), mesh.tri_verts, process=False)
+    vertices, faces = _without_short_edges(vertices.round(DECIMALS), mesh.tri_verts)
+    return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def _without_short_edges(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices at equal positions become one; faces that thereby lose their area or volume go."""
+    positions, numbers = np.unique(vertices, axis=0, return_inverse=True)
+    if len(positions) == len(vertices):
+        return vertices, faces
+    faces = numbers.reshape(-1)[faces]
+    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    _, same, times = np.unique(
+        np.sort(faces, axis=1), axis=0, return_inverse=True, return_counts=True
+    )
+    faces = faces[times[same.reshape(-1)] == 1]  # two back to back enclose nothing
+    used, numbers = np.unique(faces, return_inverse=True)
+    return positions[used], numbers.reshape(-1, 3)
 
 
 def write_shapes(

@@ -10,6 +10,7 @@ from experiments import training_choices
 from metasdf.data.names import read_split, write_split
 from metasdf.files import read_json
 from metasdf.learning.curriculum import load_curriculum
+from metasdf.learning.models import build_model
 
 
 @pytest.fixture
@@ -28,8 +29,9 @@ def small(spheres, tmp_path, monkeypatch):
     own = {name: keys[f"--{name}"] for name in wanted}
     tiny = {n: v if n == "network" else int(v) for n, v in own.items()}
     choices = {"the demo's": tiny, "hard": {**tiny, "sharpness": None}}
-    monkeypatch.setattr(training_choices, "CHOICES", choices)
-    monkeypatch.setattr(training_choices, "QUICK", training_choices.Plan(seconds=1.0))
+    study = training_choices.STUDIES["training"]._replace(choices=choices)
+    monkeypatch.setitem(training_choices.STUDIES, "training", study)
+    monkeypatch.setattr(training_choices, "QUICK_SECONDS", 1.0)
     return data
 
 
@@ -51,5 +53,6 @@ def test_every_choice_has_a_row(small, tmp_path, monkeypatch):
 
 
 def test_all_choices_are_curriculums():
-    for keys in training_choices.CHOICES.values():
-        load_curriculum("tables_tiny", keys)
+    for study in training_choices.STUDIES.values():
+        for keys in study.choices.values():
+            build_model(load_curriculum(study.curriculum, keys))

@@ -9,10 +9,12 @@ import pytest
 import trimesh
 
 from metasdf.errors import InputError
+from metasdf.preparation.general import MOST_PARTS
 from metasdf.preparation.shapes import CLASSES, draw_shape, make_shape, write_shapes
 
 COUNT = 160  # the command's default
 SOME = slice(30)  # for the slow checks
+of_furniture = pytest.mark.parametrize("class_name", ["tables", "chairs"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=CLASSES)
@@ -56,6 +58,7 @@ def test_no_face_is_degenerate_and_no_vertex_is_loose(meshes):
         assert len(np.unique(mesh.faces)) == len(mesh.vertices)
 
 
+@of_furniture
 def test_shapes_are_centred_and_about_a_metre_in_size(meshes):
     for mesh in meshes:
         assert mesh.bounds.mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
@@ -63,6 +66,7 @@ def test_shapes_are_centred_and_about_a_metre_in_size(meshes):
         assert mesh.extents.min() > 0.25
 
 
+@of_furniture
 def test_y_is_up_and_the_plate_is_at_its_height(class_name, meshes):
     for index, mesh in enumerate(meshes[SOME]):
         shape = draw_shape(class_name, 0, index)
@@ -72,6 +76,7 @@ def test_y_is_up_and_the_plate_is_at_its_height(class_name, meshes):
         assert mesh.contains(around).tolist() == [True, False]
 
 
+@of_furniture
 def test_pieces_are_thick_enough_for_a_small_network(meshes):
     # Near an edge any solid is thin, so a share of the points may be.
     for mesh in meshes[SOME]:
@@ -97,6 +102,7 @@ def test_another_seed_or_index_gives_another_shape(class_name):
     assert len({dataclasses.astuple(shape) for shape in shapes}) == 60
 
 
+@of_furniture
 def test_every_style_occurs_and_every_measure_varies(class_name):
     shapes = [draw_shape(class_name, 0, index) for index in range(100)]
     measures = 0
@@ -110,6 +116,7 @@ def test_every_style_occurs_and_every_measure_varies(class_name):
     assert measures >= 8
 
 
+@of_furniture
 def test_each_style_is_another_solid(class_name):
     base = dataclasses.replace(draw_shape(class_name, 0, 0), legs="splayed")
     for field in dataclasses.fields(base):
@@ -145,6 +152,31 @@ def test_an_interrupted_call_can_be_repeated(class_name, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("class_name", ["general"], indirect=True)
+def test_general_shapes_are_of_every_kind_and_stand_in_no_particular_way(meshes):
+    for mesh in meshes:
+        assert mesh.bounds.mean(axis=0) == pytest.approx(np.zeros(3), abs=1e-6)
+        assert 0.2 < mesh.extents.max() < 4
+    filled = np.array([mesh.volume / mesh.bounding_box_oriented.volume for mesh in meshes[SOME]])
+    assert filled.min() < 0.3  # thin or branched
+    assert filled.max() > 0.7
+    faces = [len(mesh.faces) for mesh in meshes]
+    assert min(faces) < 50
+    assert max(faces) > 3000
+    # The largest face's normal is that of a plate or a box: anywhere on the sphere.
+    normals = np.array([mesh.face_normals[mesh.area_faces.argmax()] for mesh in meshes])
+    assert np.linalg.eigvalsh(normals.T @ normals / len(normals)) == pytest.approx(1 / 3, abs=0.1)
+
+
+@pytest.mark.parametrize("class_name", ["general"], indirect=True)
+def test_the_parts_of_general_shapes_vary(class_name):
+    shapes = [draw_shape(class_name, 0, index) for index in range(100)]
+    assert {shape.count for shape in shapes} == set(range(1, MOST_PARTS + 1))
+    assert len({shape.seed for shape in shapes}) == 100
+    mirrored = dataclasses.replace(shapes[1], symmetry="mirrored").solid()
+    assert mirrored.volume() > dataclasses.replace(shapes[1], symmetry="none").solid().volume()
+
+
 def test_an_unknown_class_is_an_error_that_names_the_known_ones():
     with pytest.raises(InputError, match=r"'sofas'.*tables, chairs"):
         make_shape("sofas", 0, 0)
@@ -153,9 +185,9 @@ def test_an_unknown_class_is_an_error_that_names_the_known_ones():
 def test_the_command_prints_one_line(tmp_path):
     result = command(tmp_path, "--count", 2)
     assert result.returncode == 0
-    assert result.stdout == f"{tmp_path}: 2 shapes of each class: tables, chairs\n"
+    assert result.stdout == f"{tmp_path}: 2 shapes of each class: tables, chairs, general\n"
     assert result.stderr == ""
-    assert len(list(tmp_path.rglob("*.obj"))) == 4
+    assert len(list(tmp_path.rglob("*.obj"))) == 6
 
 
 @pytest.mark.parametrize(
