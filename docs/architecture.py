@@ -20,7 +20,7 @@ ORDER = (
     ("files", "workers"),
     ("geometry",),
     ("data",),
-    ("preparation", "losses", "method", "networks", "step_sizes", "maml", "baselines"),
+    ("preparation", "losses", "method", "networks", "local", "step_sizes", "maml", "baselines"),
     ("learning",),
     ("reconstruction",),
     ("evaluation",),
@@ -30,7 +30,7 @@ ORDER = (
     ("__init__", "__main__"),
 )
 # Within their level.
-CORE_ORDER = ("losses", "method", "networks", "step_sizes", "maml", "baselines")
+CORE_ORDER = ("losses", "method", "networks", "local", "step_sizes", "maml", "baselines")
 
 # What is drawn: boxes with their middle (x, y), a title and the rooms that they hold.
 BOXES = {

@@ -1,5 +1,6 @@
 """A trained model and one shape -> the shape's mesh and its signed distance function."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from metasdf.geometry.normalisation import MARGIN, Normalisation
 from metasdf.geometry.sdf import SurfaceTree
 from metasdf.learning.curriculum import KEYS, is_2d
 from metasdf.learning.device import choose_device
+from metasdf.learning.model_files import load_model
 from metasdf.method import Method
 from metasdf.reconstruction.adaptation import Progress, fit_and_mesh, no_progress
 from metasdf.reconstruction.contexts import (
@@ -55,7 +57,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    model: Method,
+    model: Method | str | os.PathLike,
     shape: ShapeLike,
     *,
     context_mode: str | None = None,
@@ -76,12 +78,12 @@ def reconstruct(
     """Adapt a trained model to one shape and mesh its zero level set.
 
     Args:
-        model: as from `load_model`; it is moved to `device` and put into evaluation mode.
-        shape: a mesh, surface points (n, 3), a tuple (points, outward normals), a path (obj ply stl
-            off glb xyz npz) or a `ShapeInput`, in any frame and units, upright as in training.
-        context_mode: "dense": signed distances, "levelset" or "partial": surface points. None: as
-            in the model's training; where unknown, dense if the shape gives signed distances. For
-            dense, points without normals get those of `geometry.oriented_normals`.
+        model: as from `load_model`, or what that takes; moved to `device`, in evaluation mode.
+        shape: a mesh, surface points (n, 3), (points, outward normals), a path (obj ply stl off glb
+            xyz npz) or a `ShapeInput`, in any frame and units, upright as in training.
+        context_mode: "dense": signed distances, for points without normals by those of
+            `oriented_normals`; "levelset" or "partial": surface points. None: as in the model's
+            training; where unknown, dense if the shape gives signed distances.
         num_steps: inner steps; "auto": as many as do good, told by points held out of the context;
             None: the curriculum's reconstruction_steps, else as in training.
         refine: seconds of Adam on the adapted field, see `refining.refine`; None: the curriculum's.
@@ -93,10 +95,7 @@ def reconstruct(
             of the original mesh. None: the input's own.
         open_rule: "reject" or "thicken" a mesh that bounds no solid where dense mode needs one.
         context_noise: standard deviation, in the normalised frame, of noise on context positions.
-        seed: of the random context points.
-        dense_grid: evaluate the whole grid, not only where the surface can be.
-        surface: one of SURFACES, see `CompositeLoss.surface`; None: the curriculum's.
-        keep: pieces of the mesh: "all", "largest", or how many; None: the curriculum's.
+        dense_grid, surface, keep, seed: as the keys of a curriculum; None: the model's.
         progress: called with a stage, "adapting", "refining", "meshing", and its share done.
         device: None: where the model is.
 
@@ -104,6 +103,7 @@ def reconstruct(
         InputError: shape or arguments cannot be used (NoSolidError: see `open_rule`).
         NoSurfaceError: the fitted field has no zero level set in the cube.
     """
+    model = model if isinstance(model, Method) else load_model(model)
     fit = {"reconstruction_steps": num_steps, "refine": refine, "context_noise": context_noise}
     mesh = {"resolution": resolution, "dense_grid": dense_grid, "surface": surface, "keep": keep}
     context = {"context_mode": context_mode, "context_points": context_points, "seed": seed}
