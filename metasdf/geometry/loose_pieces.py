@@ -9,6 +9,7 @@ from metasdf.errors import InputError
 from metasdf.geometry.mesh import face_areas, used_vertices
 
 KEEP = ("all", "largest")
+SPECK_FACES = 8  # of the surface that marching cubes puts around a single grid point
 
 
 def check_keep(keep: str | int) -> None:
@@ -48,10 +49,27 @@ def keep_pieces(mesh: trimesh.Trimesh, keep: str | int = "all") -> tuple[trimesh
     check_keep(keep)
     areas, piece = piece_areas(mesh)
     limit = {"all": len(areas), "largest": 1}.get(keep) or int(keep)
-    if limit >= len(areas):
-        return mesh, len(areas)
-    faces = np.asarray(mesh.faces)[piece < limit]
+    return _only(mesh, piece < limit), len(areas)
+
+
+def without_specks(mesh: trimesh.Trimesh) -> tuple[trimesh.Trimesh, int]:
+    """A mesh on a grid without its specks, and how many they were.
+
+    A speck is a piece around a single grid point, too small for the grid to tell its shape. A mesh
+    of nothing else stays as it is.
+    """
+    _, piece = piece_areas(mesh)
+    is_speck = np.bincount(piece) <= SPECK_FACES
+    if is_speck.all():
+        return mesh, 0
+    return _only(mesh, ~is_speck[piece]), int(is_speck.sum())
+
+
+def _only(mesh: trimesh.Trimesh, chosen: np.ndarray) -> trimesh.Trimesh:
+    """The mesh of some faces, chosen (m,) bool."""
+    if chosen.all():
+        return mesh
+    faces = np.asarray(mesh.faces)[chosen]
     used = used_vertices(mesh.vertices, faces)
     new = np.cumsum(used) - 1
-    kept = trimesh.Trimesh(np.asarray(mesh.vertices)[used], new[faces], process=False)
-    return kept, len(areas)
+    return trimesh.Trimesh(np.asarray(mesh.vertices)[used], new[faces], process=False)

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from metasdf.geometry.loose_pieces import keep_pieces
+from metasdf.geometry.loose_pieces import keep_pieces, without_specks
 from metasdf.learning.device import synchronize
 from metasdf.method import Method
 from metasdf.reconstruction.fields import mesh_fitted
@@ -47,7 +47,8 @@ def fit_and_mesh(
 
     Returns:
         The fields, the mesh in the normalised frame, and the record: steps; adapt_seconds,
-        refine_seconds and mesh_seconds; refine_steps; surface; keep, and of how many pieces;
+        refine_seconds and mesh_seconds; refine_steps; surface; specks left out; keep, and of how
+        many pieces;
         held_out_points; held_out_error, see `Judge.mesh_error`; trusted, whether that is at most
         TRUSTED. The last two are None where too few points were there to hold any out.
 
@@ -73,6 +74,7 @@ def fit_and_mesh(
     with _timed(record, "mesh_seconds", device):
         mesh = mesh_fitted(model, fields, curriculum, device)
     record |= {"surface": curriculum["surface"], "keep": curriculum["keep"]}
+    mesh, record["specks"] = without_specks(mesh)
     mesh, record["pieces"] = keep_pieces(mesh, curriculum["keep"])
     record |= _verdict(judge, fields, mesh)
     return fields, mesh, record

@@ -129,6 +129,8 @@ def summary(record: Mapping[str, Any]) -> str:
             f"error at {record['held_out_points']} points held out: "
             f"{record['held_out_error']:.4f} of that radius"
         )
+    if specks := record["specks"]:
+        lines.append(f"left out: {specks} speck{'s' if specks > 1 else ''} of one grid point")
     pieces = record["pieces"]
     if pieces > 1:
         kept = {"all": pieces, "largest": 1}.get(record["keep"]) or min(pieces, record["keep"])

@@ -5,7 +5,8 @@ import pytest
 import trimesh
 
 from metasdf.errors import InputError
-from metasdf.geometry.loose_pieces import keep_pieces, piece_areas
+from metasdf.geometry.grid import mesh_from_grid
+from metasdf.geometry.loose_pieces import keep_pieces, piece_areas, without_specks
 
 
 @pytest.fixture
@@ -44,6 +45,25 @@ def test_the_surface_of_a_hollow_is_a_piece():
     kept, count = keep_pieces(shell, "largest")
     assert count == 2
     assert kept.volume > shell.volume
+
+
+def test_what_surrounds_one_grid_point_is_a_speck():
+    grid = np.linspace(-1, 1, 20)
+    x, y, z = np.meshgrid(grid, grid, grid, indexing="ij")
+    values = np.sqrt(x**2 + y**2 + z**2) - 0.5
+    values[2, 3, 4] = -0.01  # one grid point inside
+    values[10, 10, 10] = 0.01  # and one outside
+    values[15:17, 15, 15] = -0.01  # two are no speck
+    mesh = mesh_from_grid(values.astype(np.float32))
+    kept, count = without_specks(mesh)
+    assert count == 2
+    assert len(mesh.faces) - len(kept.faces) == 16
+    assert len(np.bincount(piece_areas(kept)[1])) == 2
+    assert kept.is_watertight
+    assert without_specks(kept)[1] == 0
+    alone = np.full((8, 8, 8), 1.0, np.float32)
+    alone[4, 4, 4] = -1
+    assert without_specks(mesh_from_grid(alone))[1] == 0  # nothing would be left
 
 
 @pytest.mark.parametrize("keep", ["none", "", 0, -1, "1.5", 2.5])
