@@ -123,7 +123,10 @@ def summarise(runs: Mapping[Run, Mapping[str, Any]], plan: Plan) -> dict[str, An
                 results = [runs[run] for run in runs_measured_with(runs, method, mode)]
                 if results:
                     measures = {
-                        name: mean_and_spread([r[kind][name] for r in results]) for name in MEASURES
+                        name: mean_and_spread(
+                            [r[kind][name] for r in results if r[kind][name] is not None]
+                        )
+                        for name in MEASURES
                     }
                     rows.append({"mode": mode, "kind": kind, "method": method, **measures})
                     rows[-1]["seeds"] = len(results)

@@ -119,8 +119,8 @@ def test_a_models_curriculum_says_what_context_it_adapts_to():
     given = reconstruct(model, sphere(), resolution=16, context_mode="dense")
     assert given.record["context_mode"] == "dense"
     model.curriculum = {"context_mode": "dense"}
-    with pytest.raises(InputError, match="without unit normals or distances"):
-        reconstruct(model, points_and_normals()[0])
+    without = reconstruct(model, points_and_normals()[0], resolution=16)
+    assert (without.record["normals"], without.record["context_mode"]) == ("estimated", "dense")
     model.curriculum = {"context_mode": "dense", "data": "digits"}
     with pytest.raises(InputError, match="trained on images"):
         reconstruct(model, sphere())

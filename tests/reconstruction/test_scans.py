@@ -1,0 +1,131 @@
+"""`metasdf reconstruct SCAN`, and a folder of scans, with a model file and no curriculum."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from conftest import MESHED, sphere_curriculum
+from metasdf.api import train
+from metasdf.commands import main as program
+from metasdf.learning.model_files import export_model
+from metasdf.reconstruction.one_shape import reconstruct
+
+CENTRE, RADIUS = np.array([10.0, -20.0, 30.0]), 4.0
+
+
+@pytest.fixture(scope="module")
+def model(spheres, tmp_path_factory):
+    """A model file of one that has seen spheres, with adapted weights and latents."""
+    folder = tmp_path_factory.mktemp("model")
+    settings = sphere_curriculum(
+        *(spheres, folder), context_mode="dense", num_epochs=60, lr=2e-3, validate_every=60,
+        adapted="both", latent_grids="2", network="siren", w0=3.0,
+    )  # fmt: skip
+    train(settings, device=torch.device("cpu"))
+    file = folder / "spheres.pt"
+    export_model(folder / "checkpoints" / "latest.pth", file, keys={"resolution": 32})
+    return file
+
+
+def run(*arguments, monkeypatch, capsys):
+    """Exit code and output of the program, in this process."""
+    monkeypatch.setattr(sys, "argv", ["metasdf", "reconstruct", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        program.entry()
+    return caught.value.code or 0, *capsys.readouterr()
+
+
+def scan(count=3000):
+    """Points on a sphere, without normals."""
+    points = np.random.default_rng(0).normal(size=(count, 3))
+    return CENTRE + RADIUS * points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_a_scan_without_normals_becomes_a_mesh_where_the_user_stands(
+    model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("scan.xyz", scan())
+    code, out, _ = run("scan.xyz", "--model", model, monkeypatch=monkeypatch, capsys=capsys)
+    assert code in MESHED
+    assert "normals: estimated from neighbours" in out
+    assert "scan.xyz: points, 3000 points" in out
+    mesh = trimesh.load_mesh("scan_reconstruction.ply")
+    assert mesh.bounds.mean(axis=0) == pytest.approx(CENTRE, abs=0.2 * RADIUS)
+    assert mesh.extents == pytest.approx(2 * RADIUS, rel=0.2)
+    record = json.loads((tmp_path / "scan_reconstruction.ply.json").read_text())
+    assert (record["normals"], record["context_mode"]) == ("estimated", "dense")
+    assert record["checkpoint"] == str(model)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("scan.xyz", "scan_reconstruction.ply", "scan_reconstruction.ply.json")
+    ]
+
+
+def test_python_takes_a_models_file_and_says_where_normals_come_from(model):
+    points = scan()
+    normals = (points - CENTRE) / RADIUS
+    with_normals = reconstruct(model, (points, normals), resolution=24)
+    assert with_normals.record["normals"] == "input"
+    without = reconstruct(str(model), points, resolution=24)
+    assert (without.record["normals"], without.record["kind"]) == ("estimated", "points")
+    volumes = [result.mesh.volume for result in (with_normals, without)]
+    assert volumes[1] == pytest.approx(volumes[0], rel=0.02)
+    signs = np.sign(without.field([CENTRE, CENTRE + 1.5 * RADIUS]))
+    assert signs.tolist() == [-1, 1]
+
+
+def test_a_folder_is_done_file_by_file_and_not_twice(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a.xyz", "b.xyz"):
+        np.savetxt(folder / name, scan())
+    trimesh.PointCloud(scan()).export(folder / "b.ply")
+    (folder / "bad.xyz").write_text("no numbers\n")
+    (folder / "notes.txt").write_text("not a scan\n")
+    arguments = ("scans", "--model", model, "--output", "out")
+    code, out, error = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert error.count("failed: scans/bad.xyz: is not a table of numbers") == 1
+    assert "reconstructed 3 of 4 shapes: out" in out
+    made = {p.name for p in (tmp_path / "out").iterdir()}
+    assert made == {n + e for n in ("a", "b_ply", "b_xyz") for e in (".ply", ".ply.json")}
+    (folder / "bad.xyz").unlink()
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.ply")}
+    code, out, _ = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert code in MESHED
+    assert "3 of them in an earlier run" in out
+    assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.ply")}
+    # Another setting or a changed scan is another mesh.
+    later = (tmp_path / "out" / "a.ply.json").stat().st_mtime + 10
+    os.utime(folder / "a.xyz", (later, later))
+    _, out, _ = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert "2 of them in an earlier run" in out
+    _, out, _ = run(*arguments, "--resolution", 24, monkeypatch=monkeypatch, capsys=capsys)
+    assert "earlier" not in out
+
+
+def test_bad_calls_are_one_line_and_exit_code_2(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("scan.xyz", scan())
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        (("nowhere.ply",), "nowhere.ply: there is no such file or folder"),
+        (("tables_tiny",), "tables_tiny: is a curriculum, and goes with --checkpoint"),
+        (("scan.xyz", "--model", "generl"), "generl: no such checkpoint or model"),
+        (("scan.xyz", "--model", model, "--trajectories", 1), "--trajectories does not go with"),
+        (("scan.xyz", "--model", model, "--w0", 7), "was trained with 3.0"),
+        (("tables_tiny", "--checkpoint", "x", "--model", "y"), "--model goes without --checkpoint"),
+        (("empty", "--model", model), "empty: holds no file that ends in"),
+        ((".", "--model", model, "--output", "."), "is the folder of the inputs"),
+        ((".", "--model", model, "--normalization", "n.npz"), "--normalization does not go with"),
+    ):
+        code, _, error = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+        assert (code, error.count("\n")) == (2, 1), error
+        assert message in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "scan.xyz"]
