@@ -8,6 +8,8 @@
 #                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded;
 #                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
+# make general  set up, then the data of the curriculum `general`: output/models, 5 minutes
+# make models   set up, then train and export the models of metasdf/models, an hour and a half
 # make notebook   set up, then run MetaSDF.ipynb and store its outputs in it, about 6 minutes
 # make setup  only .venv
 
@@ -16,7 +18,7 @@ BIN := .venv/bin
 DEMO := output/demo
 MODELS := output/models
 
-.PHONY: setup tables general demo test bench compare-3d reproduce-2d ablations notebook clean
+.PHONY: setup tables general models demo test bench compare-3d reproduce-2d ablations notebook clean
 
 setup: .venv/ready
 
@@ -37,6 +39,11 @@ general: setup
 	$(BIN)/metasdf shapes $(MODELS)/meshes --classes general --count 816 --seed 1000
 	$(BIN)/metasdf preprocess $(MODELS)/meshes --out $(MODELS)/data --num_test 16 \
 		--num_samples 40000 --partial
+
+models: general
+	$(BIN)/metasdf train general --overwrite
+	$(BIN)/metasdf export $(MODELS)/general/checkpoints/latest.pth metasdf/models/general.pt \
+		--card docs/cards/general.json --refine 2
 
 demo: tables
 	$(BIN)/metasdf train tables_tiny --overwrite
