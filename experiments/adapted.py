@@ -183,6 +183,7 @@ def main() -> int:
     parser.add_argument("--general", type=Path, help="the general shapes' data")
     parser.add_argument("--seconds", type=whole_number, help="processor time of a run")
     parser.add_argument("--seeds", type=whole_number, help="trainings of each kind")
+    parser.add_argument("--modes", nargs="+", choices=CONTEXT_MODES, default=CONTEXT_MODES)
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
     plan = Plan(float(options.seconds or plan.seconds), options.seeds or plan.seeds, plan.shapes)
     data = Data(
@@ -198,7 +199,7 @@ def main() -> int:
         run
         for seed in range(plan.seeds)
         for method in METHODS
-        for run in runs_of_method(method, False, CONTEXT_MODES, seed)
+        for run in runs_of_method(method, False, options.modes, seed)
     ]
     curriculum = partial(run_curriculum, output=output, data=data)
     measure = partial(measure_run, data=data, shapes=plan.shapes)

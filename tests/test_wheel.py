@@ -7,7 +7,9 @@ import subprocess
 import sys
 import sysconfig
 
+import numpy as np
 import pytest
+import trimesh
 
 from conftest import MESHED, ROOT
 
@@ -93,6 +95,24 @@ def test_a_wheel_in_a_fresh_environment_goes_from_meshes_to_measures(installed, 
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("gallery.png", "mine.ply", "mine.ply.json", "output")
     ]
+
+
+def test_a_wheel_turns_a_point_cloud_into_a_mesh_in_one_command(installed, tmp_path):
+    """By the model that it carries, from points without normals in a frame of their own."""
+    points = np.random.default_rng(0).normal(size=(4000, 3)) * (3, 1, 1)  # an ellipsoid
+    points /= np.linalg.norm(points / (3, 1, 1), axis=1, keepdims=True)
+    points += np.array([10.0, 0, 0])
+    np.savetxt(tmp_path / "scan.xyz", points)
+    place = {"cwd": tmp_path, "env": {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}}
+    text = run(installed / "metasdf", "reconstruct", "scan.xyz", "--output", "mesh.glb", **place)
+    assert "normals: estimated" in text
+    mesh = trimesh.load_mesh(tmp_path / "mesh.glb")
+    assert mesh.bounds.mean(axis=0) == pytest.approx([10, 0, 0], abs=0.05)
+    assert mesh.extents == pytest.approx([6, 2, 2], rel=0.03)
+    distance = np.abs(trimesh.proximity.signed_distance(mesh, points[:500]))
+    assert distance.mean() < 0.01 * 3  # of the radius
+    record = json.loads((tmp_path / "mesh.glb.json").read_text())
+    assert (record["checkpoint"], record["trusted"]) == ("general", True)
 
 
 def test_the_installed_curriculums_are_the_projects_and_mean_the_working_directory(
