@@ -36,7 +36,7 @@ tables: setup
 		--num_samples 50000
 
 general: setup
-	$(BIN)/metasdf shapes $(MODELS)/meshes --classes general --count 816 --seed 1000
+	$(BIN)/metasdf shapes $(MODELS)/meshes --classes general --count 754 --seed 1000
 	$(BIN)/metasdf preprocess $(MODELS)/meshes --out $(MODELS)/data --num_test 16 \
 		--num_samples 40000 --partial
 
