@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from experiments.command import ComparisonCommand
 from experiments.sweep import side_by_side
 from experiments.tables import machine, markdown_table, number_cell, write_docs
+from metasdf.commands.command_line import whole_number
 from metasdf.commands.console import run_command
 from metasdf.errors import InputError
 from metasdf.evaluation.measures import chamfer, f_score
@@ -206,7 +207,9 @@ def main() -> int:
     """Run the command; the exit code."""
     parser = ComparisonCommand("scans", "scans", __doc__, "minutes, for tests")
     parser.add_argument("--models", nargs="+", default=["general"], metavar="NAME|FILE")
+    parser.add_argument("--shapes", type=whole_number, help="of each class (default 4)")
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
+    plan = plan._replace(shapes=options.shapes or plan.shapes)
     try:
         import pymeshlab  # noqa: F401
     except ImportError as error:

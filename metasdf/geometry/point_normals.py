@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 from scipy.spatial import cKDTree
 
 NEIGHBOURS = 12  # that a plane is fitted to
-ROUNDS = 30  # of turning normals round, at the most
+ROUNDS = 20  # of turning normals round, at the most
 STEP = 2.0  # from a point to where its two sides are asked, in radii of its disc
 
 
@@ -26,9 +26,10 @@ def oriented_normals(points: np.ndarray) -> np.ndarray:
     Planes are fitted to neighbours; their sides are made to agree along a spanning tree of the
     neighbourhood graph, which prefers parallel planes (Hoppe et al. 1992, sec. 3.4); each part that
     hangs together is turned as its winding numbers say (Barill et al. 2018), inward where it bounds
-    a cavity of another; then every normal on whose two sides the winding number of all points says
-    the opposite is turned round, until none is. Edges of plates that are thinner than a few
-    spacings of points are where it errs.
+    a cavity of another. Then every normal is turned round behind which the winding number of all
+    points is less than before it, or around which it is negative, as behind a sheet or a limb that
+    is inside out as a whole; and so on until none is, or their number no longer falls. Where plates
+    are thinner than a few spacings of points it errs.
     """
     points = np.ascontiguousarray(points, np.float64)
     normals, part = _agreeing(points, estimated_normals(points))
@@ -45,10 +46,12 @@ def oriented_normals(points: np.ndarray) -> np.ndarray:
         depth = _winding(points[others], outward[others], radius[others], points[own])
         if round(float(np.median(depth))) % 2:
             normals[own] *= -1
-    for _ in range(ROUNDS):
+    counts: list[int] = []
+    while len(counts) < ROUNDS:
         behind, before = _winding_numbers(points, normals, radius)
-        wrong = behind < before
-        if not wrong.any():
+        wrong = (behind < before) | (behind + before < 0)
+        counts.append(int(wrong.sum()))
+        if counts[-1] == 0 or counts[-1] >= max(counts[-4:-1], default=len(points) + 1):
             break
         normals[wrong] *= -1
     return normals
