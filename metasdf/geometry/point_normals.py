@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 NEIGHBOURS = 12  # that a plane is fitted to
 ROUNDS = 20  # of turning normals round, at the most
+PATIENCE = 3  # rounds in which fewer must be wrong than before
 STEP = 2.0  # from a point to where its two sides are asked, in radii of its disc
 
 
@@ -51,7 +52,7 @@ def oriented_normals(points: np.ndarray) -> np.ndarray:
         behind, before = _winding_numbers(points, normals, radius)
         wrong = (behind < before) | (behind + before < 0)
         counts.append(int(wrong.sum()))
-        if counts[-1] == 0 or counts[-1] >= max(counts[-4:-1], default=len(points) + 1):
+        if counts[-1] == 0 or (len(counts) > PATIENCE and counts[-1] >= counts[-1 - PATIENCE]):
             break
         normals[wrong] *= -1
     return normals
