@@ -59,7 +59,7 @@ def test_normals_of_procedural_solids_point_outward():
     for index in range(6):
         points, truth = sampled(make_shape("general", 5, index), 10_000)
         right.append(((oriented_normals(points) * truth).sum(axis=1) > 0).mean())
-    assert np.median(right) > 0.9  # thin plates are hard
+    assert np.median(right) > 0.97  # thin plates are hard
     assert max(right) > 0.99
 
 
