@@ -31,7 +31,6 @@ from metasdf.commands.console import run_command
 from metasdf.errors import InputError
 from metasdf.evaluation.measures import chamfer, f_score
 from metasdf.files import read_json, write_json
-from metasdf.geometry.grid import NoSurfaceError
 from metasdf.geometry.mesh import face_normals, sample_surface
 from metasdf.geometry.normalisation import Normalisation
 from metasdf.geometry.point_normals import oriented_normals
@@ -113,7 +112,7 @@ def measured(scan: Scan, output: Path) -> dict[str, Any]:
             shape = (points, normals)
             mesh = reconstruct(model(scan.method), shape, refine=REFINE, resolution=128).mesh
         result = {"chamfer": 1e3 * chamfer(mesh, truth), "f_score": f_score(mesh, truth)}
-    except (InputError, NoSurfaceError) as error:
+    except Exception as error:  # pymeshlab has errors of its own
         result = {"chamfer": FAILED, "f_score": 0.0, "error": str(error)}
     write_json(file, result)
     return result

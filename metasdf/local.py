@@ -25,6 +25,7 @@ ADAPTED = ("weights", "latents", "both")
 ENTRANCES = ("first", "every")
 INITIAL_LATENTS = 0.01  # standard deviation
 PROJECTED = 0.3  # initial size of what a latent of size 1 adds to a layer
+_SHARED = {"weight": 2, "bias": 1}  # dimensions of tensors that all tasks share
 UNSEEN = 0.5  # points that count as seen by every latent beside its own
 
 
@@ -48,12 +49,12 @@ class LatentGrids(MetaModule):
 
     def forward(self, x: Tensor, params: Params | None = None) -> Tensor:
         """Latents [..., features] at points x [..., d]; see `MetaModule` for params."""
-        latents = params or self._parameters
+        latents = {**self._parameters, **(params or {})}
         features = []
         for resolution in self.resolutions:
             grid = latents[f"grid{resolution}"]
             corners, shares = self._corners(x, resolution)
-            if grid.dim() == 3:
+            if grid.dim() == 3:  # a grid for each task
                 corners = corners + _first_rows(grid)
             values = grid.flatten(0, -2).index_select(0, corners.flatten())
             values = values.view(*corners.shape, grid.shape[-1])
@@ -80,7 +81,7 @@ class LatentGrids(MetaModule):
         if resolution == 1:
             ones = torch.ones_like(x[..., :1])
             return torch.zeros_like(ones, dtype=torch.long), ones
-        place = (x.clamp(-1, 1) + 1) * ((resolution - 1) / 2)
+        place = (x.nan_to_num().clamp(-1, 1) + 1) * ((resolution - 1) / 2)
         low = place.detach().floor().clamp(max=resolution - 2)
         high_share = place - low
         low_share = 1 - high_share
@@ -182,18 +183,20 @@ def _shifted(
     layer: BatchLinear, params: Params | None, x: Tensor, projection: nn.Linear, latents: Tensor
 ) -> Tensor:
     """layer(x, params) + projection(latents), in as few passes over memory as can be."""
-    if params is None or params["weight"].dim() == 2:
+    tensors = params or {}
+    if any(name not in tensors or tensors[name].dim() == dims for name, dims in _SHARED.items()):
         return layer(x, params) + projection(latents)
     shared = projection.weight.expand(len(x), -1, -1)
-    shift = torch.baddbmm(params["bias"].unsqueeze(-1), shared, latents.transpose(-1, -2))
-    return torch.baddbmm(shift, params["weight"], x.transpose(-1, -2)).transpose(-1, -2)
+    shift = torch.baddbmm(tensors["bias"].unsqueeze(-1), shared, latents.transpose(-1, -2))
+    return torch.baddbmm(shift, tensors["weight"], x.transpose(-1, -2)).transpose(-1, -2)
 
 
 def latents_of(network: nn.Module) -> Mapping[str, Tensor]:
     """The latents that a network lets be adapted, by name; none, if it is not a local one."""
     if not isinstance(network, LocalNetwork):
         return {}
-    return {f"latents.{name}": p for name, p in network.latents.named_parameters()}
+    named = network.latents.named_parameters()
+    return {f"latents.{name}": p for name, p in named if p.requires_grad}
 
 
 def parse_resolutions(text: str) -> tuple[int, ...]:

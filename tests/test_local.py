@@ -134,6 +134,24 @@ def test_a_latent_that_sees_no_point_stays():
     assert grid[4:, 4:, 4:].any()
 
 
+@pytest.mark.parametrize("frozen", ["latents.grid1", "net.0.weight", "net.2.bias"])
+def test_what_is_frozen_stays_shared(frozen):
+    network = small()
+    dict(network.named_parameters())[frozen].requires_grad_(False)
+    model = MetaSDF(network, CompositeLoss()).eval()
+    x, y = context()
+    fields = model.adapt((x, y))
+    assert frozen not in fields
+    assert len(fields) == len(list(network.meta_named_parameters())) - 1
+    assert model.predict(x, fields).isfinite().all()
+    model.train().outer_loss({"context": (x, y), "query": (x, y)})[0].backward()
+
+
+def test_a_point_that_is_no_number_gives_none():
+    x = torch.tensor([[0.0, 0.0, float("nan")], [0.1, 0.2, 0.3]])
+    assert small()(x).isfinite().all(dim=-1).tolist() == [False, True]
+
+
 def test_latents_learn_the_signed_distance_of_spheres():
     """Adapted latents alone, from an untrained network: the error falls step by step."""
     network = small(

@@ -88,7 +88,9 @@ def main(
 
 def reconstruct_scans(parser: CurriculumCommandLine, options: argparse.Namespace) -> int:
     """Reconstruct the file or the folder that stands in the curriculum's place; the exit code."""
-    path = Path(options.input or options.curriculum)
+    if options.input is not None:
+        parser.error("--input goes with a curriculum and --checkpoint FILE")
+    path = Path(options.curriculum)
     if not path.exists():
         if str(path) in read_curriculums(options.curriculums):
             parser.error(f"{path}: is a curriculum, and goes with --checkpoint FILE")
@@ -104,8 +106,8 @@ def reconstruct_scans(parser: CurriculumCommandLine, options: argparse.Namespace
     options.checkpoint, options.input, options.curriculum = name, path, name
     place = {"reconstruction_output_dir": str(Path.cwd())}
     overrides = parser.overrides(options)
-    curriculum = merged({**model.curriculum, **place}, model.curriculum, options, overrides)
-    curriculum |= {n: v for n, v in overrides.items() if n in OPEN_KEYS}
+    own = {n: v for n, v in overrides.items() if n in OPEN_KEYS}
+    curriculum = merged({**model.curriculum, **place, **own}, model.curriculum, options, overrides)
     rule = options.open or "reject"
     if path.is_dir():
         output = options.output or DEFAULT_FOLDER

@@ -14,8 +14,9 @@ STEP = 2.0  # from a point to where its two sides are asked, in radii of its dis
 
 def estimated_normals(points: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
     """Unit normals (n, 3) of planes through each point's neighbours, either way round."""
-    count = min(neighbours + 1, len(points))
-    near = points[cKDTree(points).query(points, count)[1]]
+    count = min(neighbours, max(3, len(points) // 4)) + 1  # of few points not all of them
+    index = cKDTree(points).query(points, min(count, len(points)))[1]
+    near = points[index.reshape(len(points), -1)]
     offsets = near - near.mean(axis=1, keepdims=True)
     _, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", offsets, offsets))
     return axes[:, :, 0]
@@ -32,21 +33,11 @@ def oriented_normals(points: np.ndarray) -> np.ndarray:
     is inside out as a whole; and so on until none is, or their number no longer falls. Where plates
     are thinner than a few spacings of points it errs.
     """
-    points = np.ascontiguousarray(points, np.float64)
+    points, rows = np.unique(np.asarray(points, np.float64), axis=0, return_inverse=True)
     normals, part = _agreeing(points, estimated_normals(points))
     count = min(NEIGHBOURS, len(points) - 1)
     radius = cKDTree(points).query(points, [count + 1])[0][:, 0] / np.sqrt(count)
-    parts = [np.flatnonzero(part == number) for number in np.unique(part)]
-    for own in parts:
-        behind, before = _winding_numbers(points[own], normals[own], radius[own])
-        if (behind + before).sum() < 0:
-            normals[own] *= -1
-    outward = normals.copy()
-    for own in parts if len(parts) > 1 else ():
-        others = np.setdiff1d(np.arange(len(points)), own)
-        depth = _winding(points[others], outward[others], radius[others], points[own])
-        if round(float(np.median(depth))) % 2:
-            normals[own] *= -1
+    _turn_parts(points, normals, radius, part)
     counts: list[int] = []
     while len(counts) < ROUNDS:
         behind, before = _winding_numbers(points, normals, radius)
@@ -55,7 +46,30 @@ def oriented_normals(points: np.ndarray) -> np.ndarray:
         if counts[-1] == 0 or (len(counts) > PATIENCE and counts[-1] >= counts[-1 - PATIENCE]):
             break
         normals[wrong] *= -1
-    return normals
+    return normals[rows.reshape(-1)]
+
+
+def _turn_parts(
+    points: np.ndarray, normals: np.ndarray, radius: np.ndarray, part: np.ndarray
+) -> None:
+    """Turn each part outward, or inward where it bounds a cavity of another, in place."""
+    parts = [np.flatnonzero(part == number) for number in np.unique(part)]
+    for own in parts:
+        behind, before = _winding_numbers(points[own], normals[own], radius[own])
+        if (behind + before).sum() < 0:
+            normals[own] *= -1
+    depth = np.zeros(len(parts), int)  # how many others each lies in
+    asked = np.stack([points[own[len(own) // 2]] for own in parts])
+    for number, own in enumerate(parts):
+        low, high = points[own].min(axis=0), points[own].max(axis=0)
+        within = ((asked >= low) & (asked <= high)).all(axis=1)
+        within[number] = False
+        if within.any():
+            winding = _winding(points[own], normals[own], radius[own], asked[within])
+            depth[within] += winding > 0.5
+    for own, inside in zip(parts, depth % 2 == 1, strict=True):
+        if inside:
+            normals[own] *= -1
 
 
 def _agreeing(points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

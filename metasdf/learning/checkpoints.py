@@ -53,8 +53,10 @@ def read_state(path: str | os.PathLike) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch's own words advise to run code from the file
         raise InputError(f"{path}: is no checkpoint of ours, or is damaged") from error
-    known = {"format": FORMAT, "model_format": MODEL_FORMAT}
-    if not isinstance(state, dict) or not any(state.get(k) == v for k, v in known.items()):
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: is no checkpoint of ours (no format {FORMAT} entry)")
+    key, want = ("model_format", MODEL_FORMAT) if "model_format" in state else ("format", FORMAT)
+    if type(found := state.get(key)) is not int or found != want:
         raise InputError(f"{path}: is no checkpoint of ours (no format {FORMAT} entry)")
     return state
 

@@ -17,8 +17,8 @@ from metasdf.learning.checkpoints import (
     save_state,
     with_defaults,
 )
-from metasdf.learning.curriculum import KEYS, is_2d
-from metasdf.learning.extensions import check_trusted
+from metasdf.learning.curriculum import KEYS, OPEN_KEYS, is_2d, keys_of
+from metasdf.learning.extensions import check_trusted, is_dotted
 from metasdf.learning.models import CODE_FITTING, build_model
 from metasdf.method import Method
 
@@ -69,18 +69,37 @@ def load_model(path: str | os.PathLike, curriculum: Mapping[str, Any] | None = N
     state = read_state(path)
     if "model_format" not in state:
         state = load_checkpoint(path)
+    trained = _checked_curriculum(path, state)
+    check_trusted(path, trained, curriculum)
+    chosen = trained if curriculum is None else curriculum
+    fitting = {name: chosen[name] for name in CODE_FITTING}
     try:
-        trained = with_defaults(state["curriculum"])
-        check_trusted(path, trained, curriculum)
-        chosen = trained if curriculum is None else curriculum
-        fitting = {name: chosen[name] for name in CODE_FITTING}
         model = build_model({**trained, **fitting}, len(state.get("train_shapes", ())))
         model.load_state_dict(state["model"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (KeyError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{path}: does not hold what its curriculum says ({reason})") from error
     model.curriculum, model.card = trained, state.get("card", {})
     return model.eval()
+
+
+def _checked_curriculum(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete curriculum of a file's state; InputError if the file does not hold one."""
+    parts = (state.get("curriculum"), state.get("model"), state.get("card", {}))
+    shapes = state.get("train_shapes", [])
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(shapes, list | tuple):
+        raise InputError(f"{path}: is damaged: it holds no curriculum and weights")
+    trained = with_defaults(state["curriculum"])
+    keys = keys_of(trained)
+    for name, value in trained.items():
+        if value is not None or not keys[name].is_path:
+            try:
+                keys[name].check(name, value)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+    return trained
 
 
 def export_model(
@@ -99,8 +118,9 @@ def export_model(
             training.
 
     Raises:
-        InputError: the checkpoint cannot be used, is of images (2D) or of an auto-decoder, whose
-            codes are those of its training shapes, or a word of the card or a key is unknown.
+        InputError: the checkpoint cannot be used, is of images (2D), of an auto-decoder (its codes
+            are those of its training shapes) or of a method of the user's own; or a word of the
+            card or a key is unknown.
     """
     path, card = Path(path), dict(card or {})
     if path.suffix != SUFFIX:
@@ -108,14 +128,16 @@ def export_model(
     for word in card:
         if word not in CARD_WORDS:
             raise InputError(f"card: {word!r} is unknown{near_matches(word, CARD_WORDS)}")
+    for name in keys or {}:
+        if name not in OPEN_KEYS or KEYS[name].is_path:
+            known = [n for n in KEYS if n in OPEN_KEYS and not KEYS[n].is_path]
+            raise InputError(f"unknown key {name!r}{near_matches(name, known)}")
     state = load_checkpoint(checkpoint)
-    if is_2d(state["curriculum"]) or state["curriculum"]["method"] == "autodecoder":
-        what = "on images (2D)" if is_2d(state["curriculum"]) else "as an autodecoder"
+    trained = _checked_curriculum(Path(checkpoint), state)
+    if is_2d(trained) or trained["method"] == "autodecoder" or is_dotted(trained["method"]):
+        what = "on images (2D)" if is_2d(trained) else f"with method {trained['method']}"
         raise InputError(f"{checkpoint}: was trained {what}; such a model cannot be exported")
-    curriculum = {n: v for n, v in state["curriculum"].items() if not KEYS[n].is_path}
-    for name, value in (keys or {}).items():
-        if name not in KEYS:
-            raise InputError(f"unknown key {name!r}{near_matches(name, list(KEYS))}")
-        curriculum[name] = KEYS[name].check(name, value)
+    curriculum = {n: v for n, v in trained.items() if not KEYS[n].is_path}
+    curriculum |= {name: KEYS[name].check(name, value) for name, value in (keys or {}).items()}
     model = {"curriculum": curriculum, "model": state["model"], "card": card}
     save_state(path, {"model_format": MODEL_FORMAT, **model})

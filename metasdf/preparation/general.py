@@ -30,7 +30,9 @@ class General:
     def solid(self) -> Manifold:
         """The largest body of the solid, turned at random."""
         rng = np.random.default_rng(self.seed)
-        body = _only_body(_turned(_part(rng), rng, share=0.5))
+        body = Manifold()
+        while body.volume() <= LEAST_VOLUME:
+            body = _only_body(_turned(_part(rng), rng, share=0.5))
         for _ in range(self.count - 1):
             grown = _only_body(_with_another(body, rng))
             if grown.volume() > LEAST_VOLUME and grown.num_tri() < MOST_FACES:

@@ -110,7 +110,7 @@ def reconstruct(
     keys = _complete_keys(model, {**context, **fit, **mesh})
     device = _place(model, device)
     shape = as_shape_input(shape)
-    rng = shape_rng(seed, shape.source.name if shape.source else "")
+    rng = shape_rng(keys["seed"], shape.source.name if shape.source else "")
     mode = context_mode or _training_mode(model)
     with _errors_naming(shape.source):
         drawn = prepare_context(shape, mode, keys, normalisation, open_rule, rng)

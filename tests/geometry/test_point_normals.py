@@ -69,7 +69,24 @@ def test_noise_changes_few_of_them():
     assert ((oriented_normals(noisy) * truth).sum(axis=1) > 0).mean() > 0.97
 
 
-def test_few_points_are_enough():
-    points, _ = sampled(trimesh.creation.icosphere(), 10)
+def test_points_that_occur_twice_have_the_same_normal():
+    points, truth = sampled(trimesh.creation.icosphere(subdivisions=3), 500)
+    normals = oriented_normals(np.concatenate([points, points[::2]]))
+    np.testing.assert_array_equal(normals[500:], normals[:500:2])
+    assert ((normals[:500] * truth).sum(axis=1) > 0).all()
+
+
+def test_many_small_parts_point_outward():
+    places = np.random.default_rng(0).uniform(-20, 20, (60, 3))
+    ball, truth = sampled(trimesh.creation.icosphere(subdivisions=3, radius=0.3), 40)
+    points = (places[:, None] + ball).reshape(-1, 3)
+    normals = oriented_normals(points).reshape(60, 40, 3)
+    assert ((normals * truth).sum(axis=-1) > 0).mean() > 0.98
+
+
+@pytest.mark.parametrize("count", [10, 13, 20, 50])
+def test_few_points_are_enough(count):
+    points, truth = sampled(trimesh.creation.icosphere(subdivisions=3), count)
     normals = oriented_normals(points)
     assert np.linalg.norm(normals, axis=1) == pytest.approx(1)
+    assert ((normals * truth).sum(axis=1) > 0).mean() > 0.75

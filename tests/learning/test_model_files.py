@@ -68,19 +68,52 @@ def test_bad_models_are_refused_by_name(tmp_path):
         export_model(source, tmp_path / "mine.pt", {"dta": "tables"})
     with pytest.raises(InputError, match="'resolutio'; did you mean resolution"):
         export_model(source, tmp_path / "mine.pt", keys={"resolutio": 40})
+    with pytest.raises(InputError, match="unknown key 'hidden_features'"):
+        export_model(source, tmp_path / "mine.pt", keys={"hidden_features": 40})
     with pytest.raises(InputError, match="resolution: 1 is too small"):
         export_model(source, tmp_path / "mine.pt", keys={"resolution": 1})
     images = checkpoint(tmp_path, "mnist", data="digits")
     with pytest.raises(InputError, match=r"trained on images \(2D\)"):
         export_model(images, tmp_path / "mine.pt")
     codes = checkpoint(tmp_path, "compare_autodecoder", hidden_features=48)
-    with pytest.raises(InputError, match="as an autodecoder"):
+    with pytest.raises(InputError, match="with method autodecoder"):
         export_model(codes, tmp_path / "mine.pt")
     assert not (tmp_path / "mine.pt").exists()
     with pytest.raises(InputError, match="nothing: no such checkpoint or model"):
         find_model("nothing")
     with pytest.raises(InputError, match="is a folder"):
         find_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"curriculum": "x"},
+        {"curriculum": None},
+        {"model": None},
+        {"card": 5},
+        {"model_format": 2},
+        {"model_format": torch.ones(3)},
+        {"init_lr": "a"},
+        {"w0": 0.0},
+        {"hidden_layers": "3"},
+        {"num_meta_steps": None},
+        {"latent_grids": 8},
+        {"resolution": "a"},
+        {"hidden_features": 9},
+        {"network": "os:system"},
+    ],
+    ids=str,
+)
+def test_a_damaged_model_file_is_one_error_that_names_it(change, tmp_path):
+    export_model(checkpoint(tmp_path), tmp_path / "mine.pt")
+    state = torch.load(tmp_path / "mine.pt", weights_only=True)
+    for name, value in change.items():
+        place = state if name in (*state, "model_format") else state["curriculum"]
+        place[name] = value
+    torch.save(state, tmp_path / "mine.pt")
+    with pytest.raises(InputError, match=r"mine\.pt: "):
+        load_model(tmp_path / "mine.pt")
 
 
 @pytest.mark.parametrize("name", shipped_models())

@@ -177,6 +177,11 @@ def test_the_parts_of_general_shapes_vary(class_name):
     assert mirrored.volume() > dataclasses.replace(shapes[1], symmetry="none").solid().volume()
 
 
+@pytest.mark.parametrize(("seed", "index"), [(7, 169), (0, 908), (23, 174)])
+def test_a_part_without_volume_is_drawn_again(seed, index):
+    assert make_shape("general", seed, index).volume > 1e-3
+
+
 def test_an_unknown_class_is_an_error_that_names_the_known_ones():
     with pytest.raises(InputError, match=r"'sofas'.*tables, chairs"):
         make_shape("sofas", 0, 0)

@@ -101,13 +101,42 @@ def test_a_folder_is_done_file_by_file_and_not_twice(model, tmp_path, monkeypatc
     assert code in MESHED
     assert "3 of them in an earlier run" in out
     assert before == {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.ply")}
-    # Another setting or a changed scan is another mesh.
-    later = (tmp_path / "out" / "a.ply.json").stat().st_mtime + 10
+    # Another setting, another folder or a changed scan is another mesh.
+    later = (folder / "a.xyz").stat().st_mtime + 10
     os.utime(folder / "a.xyz", (later, later))
     _, out, _ = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert "2 of them in an earlier run" in out
+    (tmp_path / "others").mkdir()
+    np.savetxt(tmp_path / "others" / "a.xyz", scan() * 2)
+    _, out, _ = run("others", *arguments[1:], monkeypatch=monkeypatch, capsys=capsys)
+    assert "reconstructed 1 of 1" in out
+    assert "earlier" not in out
+    assert trimesh.load_mesh("out/a.ply").extents == pytest.approx(4 * RADIUS, rel=0.2)
     _, out, _ = run(*arguments, "--resolution", 24, monkeypatch=monkeypatch, capsys=capsys)
     assert "earlier" not in out
+
+
+def test_one_bad_file_never_ends_a_run_and_names_never_collide(
+    model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a.xyz", "z.xyz"):
+        np.savetxt(folder / name, scan(500))
+    for name in ("a.npz", "a_xyz.npz"):
+        np.savez(folder / name, points=scan(500))
+    (folder / "broken.xyz").symlink_to(folder / "nowhere.xyz")
+    (folder / "._a.xyz").write_bytes(b"\0\1 of a Mac")
+    (folder / "dir.ply").mkdir()
+    arguments = ("scans", "--model", model, "--resolution", 24, "--refine", 0)
+    code, out, error = run(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 1
+    assert "reconstructed 4 of 5 shapes: reconstructions" in out
+    assert error.count("failed: ") == 1
+    assert "broken.xyz" in error
+    names = {p.name for p in (tmp_path / "reconstructions").glob("*.ply")}
+    assert names == {"a.xyz.ply", "a_npz.ply", "a_xyz.npz.ply", "z.ply"}
 
 
 def test_bad_calls_are_one_line_and_exit_code_2(model, tmp_path, monkeypatch, capsys):
@@ -117,6 +146,9 @@ def test_bad_calls_are_one_line_and_exit_code_2(model, tmp_path, monkeypatch, ca
     for arguments, message in (
         (("nowhere.ply",), "nowhere.ply: there is no such file or folder"),
         (("tables_tiny",), "tables_tiny: is a curriculum, and goes with --checkpoint"),
+        (("tables_tiny", "--input", "scan.xyz"), "--input goes with a curriculum and --checkpoint"),
+        (("empty", "--model", model, "--output", "scan.xyz"), "holds no file"),
+        ((".", "--model", model, "--output", "scan.xyz"), "scan.xyz: cannot be made"),
         (("scan.xyz", "--model", "generl"), "generl: no such checkpoint or model"),
         (("scan.xyz", "--model", model, "--trajectories", 1), "--trajectories does not go with"),
         (("scan.xyz", "--model", model, "--w0", 7), "was trained with 3.0"),
