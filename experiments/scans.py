@@ -185,12 +185,13 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
 
 def page(summary: Mapping[str, Any]) -> str:
     """The results as Markdown."""
+    shapes = max(r["shapes"] for r in summary["rows"])
     return f"""# Compared with Screened Poisson
 
     pip install '.[compare]'
-    python -m experiments.scans --docs docs
+    python -m experiments.scans --shapes {shapes} --docs docs
 
-Medians over {max(r["shapes"] for r in summary["rows"])} shapes of each class, in the normalised
+Medians over {shapes} shapes of each class, in the normalised
 frame, of shapes that no model was trained on; Chamfer x 1000. MetaSDF adapts as many steps as do
 good and is refined for {REFINE:.0f} s of one core of {summary["machine"]["processor"]}; Screened
 Poisson (pymeshlab, depth {POISSON_DEPTH}) takes a tenth of a second. Where there are none, both get
