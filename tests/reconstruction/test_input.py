@@ -156,7 +156,7 @@ def test_every_kind_of_file_comes_back_in_its_own_frame(kind, file, mode, sphere
     path = write(tmp_path, file)
     settings = curriculum(spheres, tmp_path, context_mode=mode, context_points=400)
     if kind == "SDF samples" and mode == "levelset":
-        with pytest.raises(InputError, match="scan.*dense"):
+        with pytest.raises(InputError, match=r"scan.*dense"):
             reconstruct_file(Ball(), settings, CPU, path, tmp_path / "out.ply")
         return
     mesh, record = reconstructed(Ball(), settings, path, tmp_path / "out.ply")
