@@ -9,7 +9,7 @@
 #                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
 # make general  set up, then the data of the curriculum `general`: output/models, 5 minutes
-# make models   set up, then train and export the models of metasdf/models, an hour and a half
+# make models   set up, then train and export the models of metasdf/models, half an hour
 # make notebook   set up, then run MetaSDF.ipynb and store its outputs in it, about 6 minutes
 # make setup  only .venv
 

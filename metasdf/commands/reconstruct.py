@@ -9,7 +9,7 @@ file of your own). Of a curriculum, data, context and resolution are the curricu
 network and how it was trained the checkpoint's; with --input a scan takes the place of the data.
 
     metasdf reconstruct scan.ply --output table.glb
-    metasdf reconstruct scans --output meshes --model tables --refine 5 --keep largest
+    metasdf reconstruct scans --output meshes --model mine.pt --refine 5 --keep largest
     metasdf reconstruct tables_tiny --checkpoint RUN/checkpoints/latest.pth --trajectories 1
     metasdf reconstruct tables_tiny --checkpoint RUN/checkpoints/latest.pth --input scan.ply
 

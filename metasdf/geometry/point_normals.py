@@ -35,12 +35,11 @@ def oriented_normals(points: np.ndarray) -> np.ndarray:
     """
     points, rows = np.unique(np.asarray(points, np.float64), axis=0, return_inverse=True)
     normals, part = _agreeing(points, estimated_normals(points))
-    count = min(NEIGHBOURS, len(points) - 1)
-    radius = cKDTree(points).query(points, [count + 1])[0][:, 0] / np.sqrt(count)
+    radius = disc_radii(points, NEIGHBOURS)
     _turn_parts(points, normals, radius, part)
     counts: list[int] = []
     while len(counts) < ROUNDS:
-        behind, before = _winding_numbers(points, normals, radius)
+        behind, before = _on_both_sides(points, normals, radius)
         wrong = (behind < before) | (behind + before < 0)
         counts.append(int(wrong.sum()))
         if counts[-1] == 0 or (len(counts) > PATIENCE and counts[-1] >= counts[-1 - PATIENCE]):
@@ -49,13 +48,26 @@ def oriented_normals(points: np.ndarray) -> np.ndarray:
     return normals[rows.reshape(-1)]
 
 
+def disc_radii(points: np.ndarray, neighbours: int) -> np.ndarray:
+    """Radii (n,) of discs that have each point's share of the surface, by nearest neighbours."""
+    count = min(neighbours, len(points) - 1)
+    return cKDTree(points).query(points, [count + 1])[0][:, 0] / np.sqrt(count)
+
+
+def winding_numbers(
+    points: np.ndarray, normals: np.ndarray, radius: np.ndarray, queries: np.ndarray
+) -> np.ndarray:
+    """Winding numbers (m,) at queries (m, 3) of discs around points (n, 3); Barill et al. 2018."""
+    return igl.fast_winding_number(points, normals, np.pi * radius**2, queries)
+
+
 def _turn_parts(
     points: np.ndarray, normals: np.ndarray, radius: np.ndarray, part: np.ndarray
 ) -> None:
     """Turn each part outward, or inward where it bounds a cavity of another, in place."""
     parts = [np.flatnonzero(part == number) for number in np.unique(part)]
     for own in parts:
-        behind, before = _winding_numbers(points[own], normals[own], radius[own])
+        behind, before = _on_both_sides(points[own], normals[own], radius[own])
         if (behind + before).sum() < 0:
             normals[own] *= -1
     depth = np.zeros(len(parts), int)  # how many others each lies in
@@ -65,7 +77,7 @@ def _turn_parts(
         within = ((asked >= low) & (asked <= high)).all(axis=1)
         within[number] = False
         if within.any():
-            winding = _winding(points[own], normals[own], radius[own], asked[within])
+            winding = winding_numbers(points[own], normals[own], radius[own], asked[within])
             depth[within] += winding > 0.5
     for own, inside in zip(parts, depth % 2 == 1, strict=True):
         if inside:
@@ -95,18 +107,11 @@ def _agreeing(points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.n
     return normals * signs[:, None], part
 
 
-def _winding_numbers(
+def _on_both_sides(
     points: np.ndarray, normals: np.ndarray, radius: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Winding numbers behind and before each point, of discs with the points' normals."""
     offset = STEP * radius[:, None] * normals
     queries = np.concatenate([points - offset, points + offset])
-    winding = _winding(points, normals, radius, queries)
+    winding = winding_numbers(points, normals, radius, queries)
     return winding[: len(points)], winding[len(points) :]
-
-
-def _winding(
-    points: np.ndarray, normals: np.ndarray, radius: np.ndarray, queries: np.ndarray
-) -> np.ndarray:
-    """Winding numbers (m,) at queries (m, 3) of discs around points (n, 3)."""
-    return igl.fast_winding_number(points, normals, np.pi * radius**2, queries)

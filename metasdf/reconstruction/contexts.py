@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import igl
 import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
@@ -13,7 +12,7 @@ from metasdf.geometry.bodies import NoSolidError, find_body
 from metasdf.geometry.body_sampling import sample_body_surface, sample_sdf
 from metasdf.geometry.mesh import sample_surface
 from metasdf.geometry.normalisation import Normalisation
-from metasdf.geometry.point_normals import oriented_normals
+from metasdf.geometry.point_normals import disc_radii, oriented_normals, winding_numbers
 from metasdf.geometry.sampling import points_around
 from metasdf.reconstruction.inputs import ShapeInput
 from metasdf.reconstruction.judging import held_out_count
@@ -104,7 +103,7 @@ def with_surface_points(shape: ShapeInput, count: int, rng: np.random.Generator)
 def with_normals(shape: ShapeInput, rng: np.random.Generator) -> ShapeInput:
     """Points that came without normals with estimated ones; of more than MAX_ORIENTED, so many."""
     chosen = rng.permutation(len(shape.points))[:MAX_ORIENTED]
-    points = np.unique(shape.points[chosen], axis=0)
+    points = shape.points[chosen]
     return replace(shape, points=points, normals=oriented_normals(points), normals_estimated=True)
 
 
@@ -204,15 +203,12 @@ def cloud_signed_distance(
     points, first = np.unique(points, axis=0, return_index=True)
     normals = np.ascontiguousarray(normals[first])
     queries = np.ascontiguousarray(queries, np.float64)
-    tree = cKDTree(points)
-    count = min(NEIGHBOURS, len(points) - 1)
-    # Each point stands for a disc with its share of the surface's area.
-    radius = tree.query(points, [count + 1])[0][:, 0] / np.sqrt(count)
-    to_point, nearest = tree.query(queries)
+    radius = disc_radii(points, NEIGHBOURS)
+    to_point, nearest = cKDTree(points).query(queries)
     to_plane = ((queries - points[nearest]) * normals[nearest]).sum(axis=1)
     along_plane = np.sqrt(np.maximum(to_point**2 - to_plane**2, 0))
     distance = np.hypot(to_plane, np.maximum(along_plane - 2 * radius[nearest], 0))
-    winding = igl.fast_winding_number(points, normals, np.pi * radius**2, queries)
+    winding = winding_numbers(points, normals, radius, queries)
     # Next to a point the winding number may be anything, so a few of the wrong sign say nothing.
     if (winding < -0.5).sum() > 2 * (winding > 0.5).sum():
         raise InputError("its normals point inward; turn them round")
