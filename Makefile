@@ -8,8 +8,8 @@
 #                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded;
 #                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images
 # make ablations   set up, then docs/ablations.md: what each choice of the method is worth
-# make general  set up, then the data of the curriculum `general`: output/models, 5 minutes
-# make models   set up, then train and export the models of metasdf/models, half an hour
+# make general  set up, then the data of the shipped models: output/models, 10 minutes
+# make models   set up, then train and export the models of metasdf/models, two hours of one core
 # make notebook   set up, then run MetaSDF.ipynb and store its outputs in it, about 6 minutes
 # make setup  only .venv
 
@@ -17,6 +17,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 MODELS := output/models
+SHIPPED := general general_local general_levelset general_partial tables tables_partial chairs
 
 .PHONY: setup tables general models demo test bench compare-3d reproduce-2d ablations notebook clean
 
@@ -36,14 +37,17 @@ tables: setup
 		--num_samples 50000
 
 general: setup
-	$(BIN)/metasdf shapes $(MODELS)/meshes --classes general --count 754 --seed 1000
+	$(BIN)/metasdf shapes $(MODELS)/meshes --classes general --count 816 --seed 1000
+	$(BIN)/metasdf shapes $(MODELS)/meshes --classes tables chairs --count 416 --seed 1000
 	$(BIN)/metasdf preprocess $(MODELS)/meshes --out $(MODELS)/data --num_test 16 \
 		--num_samples 40000 --partial
 
 models: general
-	$(BIN)/metasdf train general --overwrite
-	$(BIN)/metasdf export $(MODELS)/general/checkpoints/latest.pth metasdf/models/general.pt \
-		--card docs/cards/general.json --refine 2
+	for model in $(SHIPPED); do \
+		$(BIN)/metasdf train $$model --overwrite && \
+		$(BIN)/metasdf export $(MODELS)/$$model/checkpoints/latest.pth \
+			metasdf/models/$$model.pt --card docs/cards/$$model.json || exit 1; \
+	done
 
 demo: tables
 	$(BIN)/metasdf train tables_tiny --overwrite

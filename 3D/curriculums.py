@@ -154,26 +154,49 @@ tables_levelset = {
     "reconstruction_steps": 20,
 }
 
-# Shapes of every kind in any rotation: latents on grids are adapted along with the weights, which
-# carries over to kinds of shapes that were not trained on. docs/local_choices.md measures choices.
-general = {
-    **_SIREN,
-    **_LEARNS_FAST,
-    "adapted": "both",
-    "data_source": "../output/models/data",
-    "train_split": "../output/models/data/splits/general_train.json",
-    "val_split": "../output/models/data/splits/general_test.json",
-    "test_split": "../output/models/data/splits/general_test.json",
-    "output_dir": "../output/models/general",
-    "reconstruction_output_dir": "../output/models/general/reconstructions",
-    "lr": 5e-4,  # at 1e-3 a training of twice as many steps diverged half way
-    "num_epochs": 22,
-    "validate_every": 4,
-    "reconstruction_sdf_samples": 20000,
-    "reconstruction_steps": "auto",
-    "resolution": 128,
-    "refine": 2.0,
+# The models that come with the package (`make models`). "general": shapes of every kind in any
+# rotation; "tables", "chairs": y up. Refined, weights alone come out best; docs/local.md.
+
+
+def _model(name, category, **values):
+    return {
+        **_SIREN,
+        **_LEARNS_FAST,
+        "data_source": "../output/models/data",
+        "train_split": f"../output/models/data/splits/{category}_train.json",
+        "val_split": f"../output/models/data/splits/{category}_test.json",
+        "test_split": f"../output/models/data/splits/{category}_test.json",
+        "output_dir": f"../output/models/{name}",
+        "reconstruction_output_dir": f"../output/models/{name}/reconstructions",
+        "lr": 5e-4,  # from 1e-3 a training of `general_local` diverged half way
+        "num_epochs": 26 if category == "general" else 50,  # of 200 and 100 steps
+        "validate_every": 5,
+        "reconstruction_sdf_samples": 20000,
+        "reconstruction_steps": "auto",
+        "resolution": 128,
+        "refine": 3.0,
+        **values,
+    }
+
+
+_OF_POINTS = {
+    "query": "all",
+    "SDFSamplesPerScene": 768,
+    "LevelsetSamplesPerScene": 512,
+    "augment_noise": 0.01,
 }
+_ONE_SIDED = {**_OF_POINTS, "context_mode": "partial", "augment_frame": 0.5}
+
+general = _model("general", "general")
+tables = _model("tables", "tables")
+chairs = _model("chairs", "chairs")
+general_levelset = _model("general_levelset", "general", context_mode="levelset", **_OF_POINTS)
+general_partial = _model("general_partial", "general", **_ONE_SIDED)
+tables_partial = _model("tables_partial", "tables", **_ONE_SIDED)
+
+# Latents on grids are adapted along with the weights: without refinement, in milliseconds, it comes
+# nearest, also on kinds of shapes that were not trained on. docs/local_choices.md measures choices.
+general_local = _model("general_local", "general", adapted="both", num_epochs=20, refine=0.0)
 
 # The demo as the paper trains: the base of benchmarks/speed.py and experiments/ablations.py.
 tables_plain = {

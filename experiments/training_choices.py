@@ -4,7 +4,7 @@ Every run changes something of a curriculum and is trained for the same processo
 on its training shapes, of which some are kept back and measured; no test shape is seen.
 
     python -m experiments.training_choices                     tables_tiny, the demo (`make tables`)
-    python -m experiments.training_choices --study local       general (`make general`)
+    python -m experiments.training_choices --study local       general_local (`make general`)
 
 Writes DOCS/training_choices.md or DOCS/local_choices.md, and .json. Finished runs are read from
 output/training_choices or output/local_choices; delete a run's folder to repeat it.
@@ -99,9 +99,9 @@ STUDIES = {
         "the demo's curriculum, `tables_tiny` (the demo itself trains for longer, on two cores)",
     ),
     "local": Study(
-        *("general", LOCAL, 240.0, slice(25, None, 50), "make general"),
-        "the curriculum `general`, which adapts weights and latents on grids of 8 and 32 points a "
-        "side with 4 channels each, added before every sine",
+        *("general_local", LOCAL, 240.0, slice(25, None, 50), "make general"),
+        "the curriculum `general_local`, which adapts weights and latents on grids of 8 and 32 "
+        "points a side with 4 channels each, added before every sine",
     ),
 }
 QUICK_SECONDS, QUICK_RUNS = 5.0, slice(2)

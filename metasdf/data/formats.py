@@ -119,6 +119,6 @@ def read_normalisation(path: str | os.PathLike) -> Normalisation:
 
 def write_normalisation(path: str | os.PathLike, normalisation: Normalisation) -> None:
     """Write a normalisation file."""
-    offset, scale = normalisation
+    offset, scale = normalisation.offset, normalisation.scale
     with atomic_path(path) as temporary:
         np.savez(temporary, offset=offset.astype(np.float32), scale=np.float32([scale]))

@@ -17,6 +17,9 @@ import torch
 from metasdf.data.names import ShapeName
 from metasdf.data.samples import CONTEXT_FOLDERS, Samples, take_rows
 from metasdf.errors import InputError
+from metasdf.geometry.normalisation import Normalisation
+
+UNKNOWN = -1.0  # a signed distance of which only the sign is known; losses.IGNORED_DISTANCE
 
 Task = dict[str, Any]  # "context" and "query", each (x, y); see `TaskDataset.batch`
 
@@ -54,6 +57,20 @@ def draw_rows(
         points = samples.draw_surface(surface_samples, rng, CONTEXT_FOLDERS[context_mode])
         context = np.concatenate([points, np.zeros((len(points), 1), np.float32)], axis=1)
     return {"context": context, "query": query_rows}
+
+
+def in_frame_of_context(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A task as from `draw_rows`, of surface points, normalised by the extent of its context.
+
+    So it comes to a model whose user has a scan of one side and does not know the whole.
+    """
+    frame = Normalisation.of_points(rows["context"][:, :3].astype(np.float64))
+    moved = {}
+    for part, array in rows.items():
+        distances = array[:, 3:]
+        scaled = np.where(distances == UNKNOWN, distances, distances * frame.scale)
+        moved[part] = np.hstack([frame.apply(array[:, :3]), scaled]).astype(np.float32)
+    return moved
 
 
 def draw_task(*arguments: Any, **options: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -169,7 +186,7 @@ class SDFDataset(TaskDataset):
     Args:
         samples: the usable shapes, see `check_shapes`.
         curriculum: context_mode, SDFSamplesPerScene, LevelsetSamplesPerScene and query are used as
-            in `draw_rows`.
+            in `draw_rows`; augment_frame and augment_noise vary what is drawn.
         stream: see `TaskDataset`.
     """
 
@@ -187,7 +204,7 @@ class SDFDataset(TaskDataset):
         """One task, as rows (n, 4) of context and query."""
         name = zlib.crc32(str(self.samples[index].shape).encode())
         rng = np.random.default_rng([self.curriculum["seed"], self.stream, epoch, name, 1])
-        return draw_rows(
+        rows = draw_rows(
             self.samples[index],
             self.curriculum["context_mode"],
             self.curriculum["SDFSamplesPerScene"],
@@ -195,6 +212,13 @@ class SDFDataset(TaskDataset):
             self.curriculum["query"],
             rng,
         )
+        of_surface = self.curriculum["context_mode"] != "dense"
+        if of_surface and rng.random() < self.curriculum.get("augment_frame", 0.0):
+            rows = in_frame_of_context(rows)
+        if noise := self.curriculum.get("augment_noise", 0.0):
+            positions = rows["context"][:, :3]
+            positions += rng.normal(scale=rng.uniform(0, noise), size=positions.shape)
+        return rows
 
     def draw_batch(self, index: Sequence[int], epoch: int) -> Task:
         """The tasks with these indices as one batch; whole rows are copied, which is faster."""

@@ -16,16 +16,29 @@ MARGIN = 1.03  # the unit ball's radius over that of a normalised shape
 MAX_ROUNDING = 1e-4  # of a coordinate to float32, in the normalised frame
 
 
+# Rotations by quarter turns that bring an axis to where y was, by the axis's name.
+TURNS = {
+    "x": np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.float64),
+    "y": np.eye(3),
+    "z": np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float64),
+    "-x": np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], np.float64),
+    "-y": np.diag([1.0, -1.0, -1.0]),
+    "-z": np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]], np.float64),
+}
+
+
 class Normalisation(NamedTuple):
-    """The map normalised = (original + offset) * scale.
+    """The map normalised = (original + offset) * scale, then turned so that `up` becomes y.
 
     Attributes:
         offset: (3,) float64, in original units.
         scale: in 1 / original unit.
+        up: one of TURNS; "y" turns nothing.
     """
 
     offset: np.ndarray
     scale: float
+    up: str = "y"
 
     @classmethod
     def of_mesh(cls, mesh: trimesh.Trimesh) -> "Normalisation":
@@ -61,11 +74,17 @@ class Normalisation(NamedTuple):
     def apply(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 3) in the original frame -> in the normalised frame, float64."""
         with np.errstate(over="ignore"):
-            return (points + self.offset) * self.scale
+            return self.turn((points + self.offset) * self.scale)
 
     def invert(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 3) in the normalised frame -> in the original frame, float64."""
+        if self.up != "y":
+            points = points @ TURNS[self.up]
         return points / self.scale - self.offset
+
+    def turn(self, directions: np.ndarray) -> np.ndarray:
+        """Directions (n, 3), as normals, in the original frame -> in the normalised frame."""
+        return directions if self.up == "y" else directions @ TURNS[self.up].T
 
 
 def normalise(mesh: trimesh.Trimesh) -> trimesh.Trimesh:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metasdf.errors import InputError, listed, near_matches
+from metasdf.geometry.normalisation import TURNS
 from metasdf.learning.extensions import is_dotted
 from metasdf.local import ADAPTED, ENTRANCES
 from metasdf.losses import SURFACES, TRAINING_MODES
@@ -116,6 +117,20 @@ _SHAPES: dict[str, Key] = {
     ),
     "SDFSamplesPerScene": Key(int, 8000, "SDF samples per shape and step", minimum=4),
     "LevelsetSamplesPerScene": Key(int, 4000, "surface points per shape and step", minimum=1),
+    "augment_frame": Key(
+        float,
+        0.0,
+        "levelset and partial mode: share of the tasks that are normalised by their context alone, "
+        "as a scan is whose whole is not known",
+        minimum=0,
+        maximum=1,
+    ),
+    "augment_noise": Key(
+        float,
+        0.0,
+        "each task's context positions get noise of a standard deviation drawn from 0 to this",
+        minimum=0,
+    ),
     "method": Key(
         str,
         "metasdf",
@@ -339,6 +354,13 @@ _RECONSTRUCTION: dict[str, Key] = {
     ),
     "resolution": Key(
         int, 256, "points per side of the SDF grid over [-1, 1]^3", minimum=2, maximum=2048
+    ),
+    "up": Key(
+        str,
+        "y",
+        "of a scan: its axis that points up; models of tables and chairs expect y: the scan is "
+        "turned, and the mesh turned back",
+        tuple(TURNS),
     ),
     "surface": Key(
         str,

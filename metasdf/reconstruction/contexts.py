@@ -49,13 +49,18 @@ def normalise_input(shape: ShapeInput, normalisation: Normalisation) -> ShapeInp
         InputError: most of it lies outside of the cube [-1, 1]^3 there, so the normalisation is
             that of another shape.
     """
-    if not shape.is_normalised:
-        points, mesh, distances = normalisation.apply(shape.points), shape.mesh, shape.distances
+    if shape.is_normalised:
+        shape = replace(shape, points=normalisation.turn(shape.points))
+    else:
+        points, mesh = normalisation.apply(shape.points), shape.mesh
+        normals, distances = shape.normals, shape.distances
         if mesh is not None:
             mesh = trimesh.Trimesh(points, mesh.faces, process=False)
+        if normals is not None:
+            normals = normalisation.turn(normals)
         if distances is not None:
             distances = distances * normalisation.scale
-        shape = replace(shape, points=points, mesh=mesh, distances=distances)
+        shape = replace(shape, points=points, mesh=mesh, normals=normals, distances=distances)
     outside = outside_cube(shape.extent())
     if not np.abs(shape.points).max() <= MAX_COORDINATE or outside.sum() > len(outside) / 2:
         raise InputError(

@@ -72,6 +72,7 @@ def reconstruct(
     dense_grid: bool = False,
     surface: str | None = None,
     keep: str | int | None = None,
+    up: str | None = None,
     device: torch.device | str | None = None,
     progress: Progress = no_progress,
 ) -> Reconstruction:
@@ -80,7 +81,7 @@ def reconstruct(
     Args:
         model: as from `load_model`, or what that takes; moved to `device`, in evaluation mode.
         shape: a mesh, surface points (n, 3), (points, outward normals), a path (obj ply stl off glb
-            xyz npz) or a `ShapeInput`, in any frame and units, upright as in training.
+            xyz npz) or a `ShapeInput`, in any frame and units; see `up`.
         context_mode: "dense": signed distances, for points without normals by those of
             `oriented_normals`; "levelset" or "partial": surface points. None: as in the model's
             training; where unknown, dense if the shape gives signed distances.
@@ -96,6 +97,8 @@ def reconstruct(
         open_rule: "reject" or "thicken" a mesh that bounds no solid where dense mode needs one.
         context_noise: standard deviation, in the normalised frame, of noise on context positions.
         dense_grid, surface, keep, seed: as the keys of a curriculum; None: the model's.
+        up: the shape's axis that points up, "x", "y", "z", "-x", "-y" or "-z". A model of a class
+            expects y; the shape is turned for it and the result turned back. None: "y".
         progress: called with a stage, "adapting", "refining", "meshing", and its share done.
         device: None: where the model is.
 
@@ -107,6 +110,7 @@ def reconstruct(
     fit = {"reconstruction_steps": num_steps, "refine": refine, "context_noise": context_noise}
     mesh = {"resolution": resolution, "dense_grid": dense_grid, "surface": surface, "keep": keep}
     context = {"context_mode": context_mode, "context_points": context_points, "seed": seed}
+    context["up"] = up
     keys = _complete_keys(model, {**context, **fit, **mesh})
     device = _place(model, device)
     shape = as_shape_input(shape)
@@ -152,7 +156,7 @@ def prepare_context(
     if open_rule not in OPEN_RULES:
         raise InputError(f"open_rule: {open_rule!r} is unknown; choose {' or '.join(OPEN_RULES)}")
     whole = normalisation is None
-    normalisation = normalisation or input_normalisation(shape)
+    normalisation = (normalisation or input_normalisation(shape))._replace(up=keys["up"])
     shape = normalise_input(shape, normalisation)
     if shape.mesh is not None:
         shape = with_body(shape, open_rule, required=mode == "dense")
@@ -195,6 +199,7 @@ def _adapt_and_mesh(
             "offset": np.asarray(normalisation.offset).tolist(),
             "scale": normalisation.scale,
         },
+        "up": normalisation.up,
         "context_mode": context.mode,
         "context_points": len(context.rows),
         **measured,

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 PASSED_ON = (  # curriculum keys that are arguments of `reconstruct`
     *("context_mode", "context_noise", "seed", "refine"),
-    *("resolution", "dense_grid", "surface", "keep"),
+    *("resolution", "dense_grid", "surface", "keep", "up"),
 )
 
 

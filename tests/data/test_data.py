@@ -17,9 +17,10 @@ from metasdf.data import formats as formats_module
 from metasdf.data.formats import write_points
 from metasdf.data.names import ShapeName, read_split
 from metasdf.data.samples import Samples
-from metasdf.data.tasks import SDFDataset, check_shapes, draw_task
+from metasdf.data.tasks import UNKNOWN, SDFDataset, check_shapes, draw_task, in_frame_of_context
 from metasdf.errors import InputError
-from metasdf.geometry.normalisation import Normalisation
+from metasdf.geometry.normalisation import MARGIN, Normalisation
+from metasdf.losses import IGNORED_DISTANCE
 
 CURRICULUM = {
     "context_mode": "dense",
@@ -516,3 +517,43 @@ def test_surface_and_samples_of_a_real_plane_lie_in_one_frame():
     rows = samples.draw_signed(1000, rng())
     nearest, _ = cKDTree(surface).query(rows[:, :3])
     assert np.median(np.abs(nearest - np.abs(rows[:, 3]))) < 0.003
+
+
+def test_a_task_in_the_frame_of_its_context_keeps_its_distances_true(spheres):
+    rows = dataset(spheres, context_mode="levelset").rows(2, 0)
+    half = {**rows, "context": rows["context"][rows["context"][:, 0] > 0]}
+    half["query"] = np.vstack([half["query"], [[0, 0, 0, UNKNOWN]]]).astype(np.float32)
+    moved = in_frame_of_context(half)
+    low, high = (f(moved["context"][:, :3], axis=0) for f in (np.min, np.max))
+    np.testing.assert_allclose(low + high, 0, atol=1e-6)
+    reach = np.linalg.norm(moved["context"][:, :3], axis=1).max()
+    assert reach == pytest.approx(1 / MARGIN, rel=1e-5)
+    # The sphere, of radius 0.6, is now larger and lies elsewhere.
+    scale = np.ptp(moved["context"][:, 1]) / np.ptp(half["context"][:, 1])
+    frame = Normalisation.of_points(half["context"][:, :3].astype(np.float64))
+    centre = frame.apply(np.zeros((1, 3)))
+    true = np.linalg.norm(moved["query"][:-1, :3] - centre, axis=1) - 0.6 * scale
+    np.testing.assert_allclose(moved["query"][:-1, 3], true, atol=1e-4)
+    assert moved["query"][-1, 3] == UNKNOWN == IGNORED_DISTANCE
+
+
+def test_frames_and_noise_are_varied_only_where_asked_for(spheres):
+    plain = dataset(spheres, context_mode="levelset")
+    some = dataset(spheres, context_mode="levelset", augment_frame=0.5)
+    moved = [
+        not np.array_equal(plain.rows(i, e)["query"], some.rows(i, e)["query"])
+        for i in range(6)
+        for e in range(20)
+    ]
+    assert 0.3 < np.mean(moved) < 0.7
+    dense = dataset(spheres, augment_frame=1.0)
+    assert same(dense.task(1, 0), dataset(spheres).task(1, 0))
+    noisy = dataset(spheres, context_mode="levelset", augment_noise=0.05)
+    shifts = []
+    for epoch in range(40):
+        before, after = plain.rows(0, epoch), noisy.rows(0, epoch)
+        assert np.array_equal(before["query"], after["query"])
+        assert np.array_equal(before["context"][:, 3], after["context"][:, 3])
+        shifts.append((after["context"] - before["context"])[:, :3].std())
+    assert 0 < min(shifts) < 0.01
+    assert 0.035 < max(shifts) < 0.06

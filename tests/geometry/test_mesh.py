@@ -168,7 +168,7 @@ def test_normalisation_centres_the_box_and_puts_the_farthest_vertex_at_1_over_1_
     mesh.apply_translation([10, -3, 0.5])
     unused = np.array([[1000.0, 0, 0]])
     mesh = trimesh.Trimesh(np.concatenate([mesh.vertices, unused]), mesh.faces, process=False)
-    offset, scale = Normalisation.of_mesh(mesh)
+    offset, scale, _ = Normalisation.of_mesh(mesh)
     assert (offset.shape, scale) == ((3,), np.float32(scale))
     assert np.array_equal(offset, offset.astype(np.float32))
     used = normalise(mesh).vertices[np.unique(mesh.faces)]

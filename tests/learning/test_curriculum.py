@@ -80,6 +80,8 @@ OTHER = {
     "query": "held_out",
     "SDFSamplesPerScene": 17,
     "LevelsetSamplesPerScene": 18,
+    "augment_frame": 0.25,
+    "augment_noise": 0.125,
     "network": "siren",
     "hidden_layers": 1,
     "hidden_features": 33,
@@ -129,6 +131,7 @@ OTHER = {
     "refine": 1.5,
     "keep": 2,
     "resolution": 21,
+    "up": "z",
     "surface": "logit",
     "dense_grid": True,
 }

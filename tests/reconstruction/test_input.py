@@ -18,7 +18,8 @@ from metasdf.data.samples import Samples
 from metasdf.errors import InputError
 from metasdf.geometry.mesh import face_normals, sample_surface
 from metasdf.geometry.mesh_files import load_mesh
-from metasdf.geometry.normalisation import Normalisation
+from metasdf.geometry.normalisation import TURNS, Normalisation
+from metasdf.geometry.sdf import SurfaceTree, signed_distance
 from metasdf.learning.checkpoints import save_checkpoint
 from metasdf.learning.models import build_model
 from metasdf.losses import DistanceLoss
@@ -31,6 +32,7 @@ from metasdf.reconstruction.contexts import (
 )
 from metasdf.reconstruction.fitting import draw_reconstruction_task
 from metasdf.reconstruction.inputs import MIN_POINTS, ShapeInput, read_shape_input
+from metasdf.reconstruction.one_shape import reconstruct
 from metasdf.reconstruction.single_file import reconstruct_file
 
 CPU = torch.device("cpu")
@@ -189,6 +191,45 @@ def test_a_body_is_rebuilt_from_its_signed_distances(kind, file, spheres, tmp_pa
     assert abs(mesh.volume) == pytest.approx(true.volume, rel=0.1)
 
 
+@pytest.mark.parametrize("kind", ["mesh", "points", "samples"])
+@pytest.mark.parametrize("up", TURNS)
+def test_a_scan_whose_up_is_another_axis_is_turned_and_turned_back(kind, up):
+    """The model knows a cone that stands on its base, y up."""
+    cone = trimesh.creation.cone(0.5, 1.0, sections=64)  # z up
+    cone.vertices = (cone.vertices - [0, 0, 0.5]) @ TURNS["z"].T @ TURNS[up] * SCALE + SHIFT
+    points, faces = sample_surface(cone, 20_000, rng())
+    near = points + rng().normal(scale=0.05 * SCALE, size=points.shape)
+    shape = {
+        "mesh": cone,
+        "points": (points, face_normals(cone, faces)),
+        "samples": ShapeInput(near, distances=signed_distance(cone, near)),
+    }[kind]
+    seen = {}
+
+    class Upright(NearestSample):
+        def adapt(self, context, num_steps=None):
+            seen["inside"] = context[0][0][context[1][0, :, 0] < 0].numpy()
+            return super().adapt(context, num_steps)
+
+    result = reconstruct(Upright(), shape, context_mode="dense", resolution=48, up=up)
+    assert result.record["up"] == up
+    low, high = (seen["inside"][side(seen["inside"][:, 1])] for side in (below, above))
+    assert np.abs(low[:, [0, 2]]).mean() > 2 * np.abs(high[:, [0, 2]]).mean()
+    tree = SurfaceTree(cone)
+    assert tree.nearest(result.mesh.vertices)[0].max() < 0.15 * SCALE
+    np.testing.assert_allclose(result.mesh.bounds, cone.bounds, atol=0.1 * SCALE)
+    inside = cone.vertices.mean(axis=0, keepdims=True)
+    assert result.field(inside)[0] < 0
+
+
+def below(heights):
+    return heights < -0.2
+
+
+def above(heights):
+    return heights > 0.2
+
+
 def test_deepsdfs_samples_go_back_to_the_frame_of_the_mesh(spheres, tmp_path):
     path = write(tmp_path, "npz pos neg")
     settings = curriculum(spheres, tmp_path, context_mode="dense")
@@ -338,7 +379,7 @@ def test_of_few_points_none_is_held_out():
 
 def test_the_frame_is_that_of_preprocessing():
     mesh = body("box").apply_translation([5, 6, 7])
-    offset, scale = input_normalisation(ShapeInput(np.asarray(mesh.vertices), mesh=mesh))
+    offset, scale, _ = input_normalisation(ShapeInput(np.asarray(mesh.vertices), mesh=mesh))
     assert offset == pytest.approx([-5, -6, -7])
     assert scale == pytest.approx(1 / (1.03 * np.linalg.norm([0.5, 0.3, 0.2])))
     again = input_normalisation(ShapeInput(np.asarray(mesh.vertices)))
@@ -347,7 +388,7 @@ def test_the_frame_is_that_of_preprocessing():
 
 def test_samples_inside_tell_how_far_a_shape_reaches():
     rows = sdf_samples(0.5).astype(np.float64)
-    offset, scale = input_normalisation(ShapeInput(rows[:, :3] + [9, 0, 0], distances=rows[:, 3]))
+    offset, scale, _ = input_normalisation(ShapeInput(rows[:, :3] + [9, 0, 0], distances=rows[:, 3]))
     assert offset == pytest.approx([-9, 0, 0], abs=0.01)
     assert scale == pytest.approx(1 / (1.03 * 0.5), rel=0.02)
 
