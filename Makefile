@@ -4,6 +4,7 @@
 # make compare-3d   set up, then every method on the same shapes for the same time, about an
 #                   hour on two cores; QUICK=1: a small form, minutes; DATA=FOLDER: also
 #                   on real shapes, the Princeton Shape Benchmark, another hour
+# make partnet   set up, then the same on PartNet's tables and chairs; DATA=FOLDER: its cuboids
 # make reproduce-2d   set up, then every method on MNIST's digits for the same time; QUICK=1: a
 #                   small form, minutes; DATA=FOLDER: MNIST's files, if not downloaded;
 #                   then photographs; PHOTOGRAPHS=FILE: CIFAR-10 as npz, or a folder of images
@@ -19,7 +20,7 @@ DEMO := output/demo
 MODELS := output/models
 SHIPPED := general general_local general_levelset general_partial tables tables_partial chairs
 
-.PHONY: setup tables general models demo test bench compare-3d reproduce-2d ablations notebook clean
+.PHONY: setup tables general models demo test bench compare-3d partnet reproduce-2d ablations notebook clean
 
 setup: .venv/ready
 
@@ -68,6 +69,10 @@ bench: tables
 compare-3d: setup
 	$(BIN)/python -m experiments.compare_3d $(if $(QUICK),--quick) \
 		$(if $(DATA),--data $(DATA))
+
+partnet: setup
+	$(BIN)/python -m experiments.compare_3d $(if $(QUICK),--quick) \
+		--datasets partnet --partnet $(DATA) --docs docs/partnet
 
 reproduce-2d: setup
 	$(BIN)/python -m experiments.reproduce_2d $(if $(QUICK),--quick) \

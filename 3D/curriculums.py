@@ -241,6 +241,24 @@ planes_fast = {
     "num_epochs": 60,
 }
 
+# PartNet's tables and chairs as unions of cuboids: `python -m experiments.partnet FOLDER --out
+# output/partnet` makes the data. As many shapes as the paper has; for a GPU.
+_PARTNET = {
+    **_SIREN,
+    **_LEARNS_FAST,
+    "adapted": "both",
+    "hidden_features": 256,
+    "latent_grids": "8,32,64",
+    "SDFSamplesPerScene": 4096,
+    "ScenesPerBatch": 16,
+    "lr": 5e-4,
+    "num_epochs": 40,
+    "reconstruction_steps": "auto",
+    "resolution": 128,
+}
+partnet_tables = {**_folders("partnet_tables", "../output/partnet/data", "tables"), **_PARTNET}
+partnet_chairs = {**_folders("partnet_chairs", "../output/partnet/data", "chairs"), **_PARTNET}
+
 # Every method at the same small size: experiments/compare_3d.py trains each for the same time and
 # sets data and epochs. Step sizes and sizes of latent codes are what did best in short trials.
 

@@ -1,11 +1,12 @@
 """Compare MetaSDF with its baselines, and with methods of your own, in 3D.
 
-    python -m experiments.compare_3d [--quick] [--data FOLDER]
+    python -m experiments.compare_3d [--quick] [--data FOLDER] [--partnet FOLDER]
     python -m experiments.compare_3d --curriculums FILE --methods compare_metasdf my_curriculum
 
-Trains every method for the same time on procedural tables and chairs, and with --data on fighter
-jets and tables of the Princeton Shape Benchmark (see experiments.princeton). Reconstructs and
-measures the test shapes from dense and from levelset contexts, and writes
+Trains every method for the same time on procedural tables and chairs, with --data on fighter jets
+and tables of the Princeton Shape Benchmark (see experiments.princeton), and with --partnet on
+PartNet's tables and chairs (see experiments.partnet). Reconstructs and measures the test shapes
+from dense and from levelset contexts, and writes
 
     DOCS/compare_3d.md                the tables
     DOCS/compare_3d.json              the same and every run, for programs
@@ -35,7 +36,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from experiments import princeton
+from experiments import partnet, princeton
 from experiments.command import ComparisonCommand
 from experiments.methods import ComparedMethod, choose_methods
 from experiments.sweep import (
@@ -93,6 +94,7 @@ DEFAULT_METHODS = (
 DATASETS = {
     "procedural": "Procedural tables and chairs",
     "princeton": "Fighter jets and tables of the Princeton Shape Benchmark",
+    "partnet": "PartNet's tables and chairs, as unions of cuboids",
 }
 CLASSES = ("tables", "chairs")
 MODES = ("dense", "levelset")
@@ -125,6 +127,7 @@ class Plan:
         num_test: how many of them are test shapes.
         num_samples: SDF samples per shape.
         resolution, code_steps: keys of the curriculums.
+        partnet_train: PartNet's shapes of each class to train on, beside num_test to test.
         keys: further curriculum keys, for all methods.
     """
 
@@ -135,10 +138,11 @@ class Plan:
     num_samples: int = 50_000
     resolution: int = 72
     code_steps: int = 800
+    partnet_train: int = 400
     keys: tuple[tuple[str, Any], ...] = ()
 
 
-QUICK = Plan(seconds=30.0, seeds=1, shapes=48, num_test=8, resolution=48, code_steps=200)
+QUICK = Plan(30.0, 1, 48, 8, resolution=48, code_steps=200, partnet_train=24)
 
 
 def context_modes(method: str, seed: int) -> tuple[str, ...]:
@@ -177,16 +181,27 @@ def prepare_procedural(output: Path, plan: Plan) -> None:
 
 
 def prepare_data(
-    plan: Plan, output: Path, benchmark: Path | None, wanted: Sequence[str] | None = None
+    plan: Plan,
+    output: Path,
+    sources: Mapping[str, Path | None],
+    wanted: Sequence[str] | None = None,
 ) -> list[str]:
     """Prepare the data sets below `output`; their names. Other arguments: see `compare`."""
-    known = ["procedural"] if benchmark is None else list(DATASETS)
+    known = [name for name in DATASETS if name == "procedural" or sources.get(name)]
     for name in wanted or ():
         if name not in known:
             raise InputError(f"--datasets: there is no {name!r}, only {listed(known)}")
     datasets = list(wanted or known)
     if "princeton" in datasets:
-        princeton.prepare(benchmark, output / "princeton", num_samples=plan.num_samples)
+        princeton.prepare(sources["princeton"], output / "princeton", num_samples=plan.num_samples)
+    if "partnet" in datasets:
+        partnet.prepare(
+            *(sources["partnet"], output / "partnet"),
+            classes=CLASSES,
+            train=plan.partnet_train,
+            test=plan.num_test,
+            num_samples=plan.num_samples,
+        )
     if "procedural" in datasets:
         prepare_procedural(output, plan)
     for dataset in datasets:  # training needs shapes to validate on; the comparison does not
@@ -266,12 +281,12 @@ def nearest_training_shapes(dataset: str, output: Path) -> dict[str, float]:
 
 
 def fit_seconds(sweep: Sweep, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Seconds to fit one procedural shape on one core, by context mode and method.
+    """Seconds to fit one shape of the first data set on one core, by context mode and method.
 
     Medians over shapes and repeats, see `fit_times`; of automatic steps the most. They depend on
     the sizes of networks and contexts, not on what was learned or on which shapes.
     """
-    first = [run for run in runs if (run.dataset, run.seed) == ("procedural", 0)]
+    first = [run for run in runs if (run.dataset, run.seed) == (runs[0].dataset, 0)]
     result = {}
     for mode in MODES:
         models, contexts, steps = {}, {}, {}
@@ -505,7 +520,7 @@ def compare(
     output: Path,
     docs: Path,
     processes: int | None = None,
-    benchmark: Path | None = None,
+    sources: Mapping[str, Path | None] | None = None,
     methods: Methods | None = None,
     datasets: Sequence[str] | None = None,
 ) -> int:
@@ -516,8 +531,7 @@ def compare(
         output: an absolute path, the folder of data and runs.
         docs: folder of tables and pictures.
         processes: runs at once; None: as many as there are cores.
-        benchmark: the folder that holds the Princeton Shape Benchmark; None: only procedural
-            shapes are compared.
+        sources: the folders that hold "princeton" and "partnet", as far as there are any.
         methods: as `choose_methods` returns them; None: DEFAULT_METHODS.
         datasets: those to compare on; None: all there are.
 
@@ -525,7 +539,7 @@ def compare(
         InputError: a data set is unknown or there is no data for it, or every run failed.
     """
     methods = choose_methods(DEFAULT_METHODS) if methods is None else methods
-    datasets = prepare_data(plan, output, benchmark, datasets)
+    datasets = prepare_data(plan, output, sources or {}, datasets)
     runs = all_runs(methods, datasets, plan.seeds)
     sweep = comparison(plan, output, methods)
     results, failed = sweep.results(runs, processes)
@@ -550,6 +564,9 @@ def main() -> int:
         "--data", type=Path, help="folder of real shapes, as experiments.princeton wants it"
     )
     parser.add_argument(
+        "--partnet", type=Path, help="folder of cuboids, as experiments.partnet wants it"
+    )
+    parser.add_argument(
         "--curriculums", metavar="FILE", help="a Python file of your own curriculums"
     )
     parser.add_argument(
@@ -564,8 +581,8 @@ def main() -> int:
     )
     chosen = parser.choices(Plan(), QUICK)
     methods = choose_methods(chosen.options.methods, chosen.options.curriculums)
-    benchmark = chosen.options.data
-    failed = compare(*chosen[:4], benchmark, methods, chosen.options.datasets)
+    sources = {"princeton": chosen.options.data, "partnet": chosen.options.partnet}
+    failed = compare(*chosen[:4], sources, methods, chosen.options.datasets)
     return 1 if failed else 0
 
 

@@ -47,7 +47,9 @@ def compared(tmp_path_factory):
     output = tmp_path_factory.mktemp("compare")
     small = (("hidden_features", 16), ("hidden_layers", 1), ("latent_features", 4))
     plan = program.Plan(1.0, 1, 4, 1, 3000, resolution=16, code_steps=3, keys=small)
-    failed = program.compare(plan, output, output / "docs", processes=2, benchmark=benchmark)
+    failed = program.compare(
+        plan, output, output / "docs", processes=2, sources={"princeton": benchmark}
+    )
     return plan, output, json.loads((output / "docs" / "compare_3d.json").read_text()), failed
 
 

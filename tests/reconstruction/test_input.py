@@ -388,7 +388,9 @@ def test_the_frame_is_that_of_preprocessing():
 
 def test_samples_inside_tell_how_far_a_shape_reaches():
     rows = sdf_samples(0.5).astype(np.float64)
-    offset, scale, _ = input_normalisation(ShapeInput(rows[:, :3] + [9, 0, 0], distances=rows[:, 3]))
+    offset, scale, _ = input_normalisation(
+        ShapeInput(rows[:, :3] + [9, 0, 0], distances=rows[:, 3])
+    )
     assert offset == pytest.approx([-9, 0, 0], abs=0.01)
     assert scale == pytest.approx(1 / (1.03 * 0.5), rel=0.02)
 
