@@ -2,10 +2,10 @@
 
 The same SIREN for the same processor time, three seeds, dense and level-set contexts, while the
 inner steps adapt its weights (MetaSDF), one latent that modulates it (Functa), latents on grids
-(Spatial Functa), or weights and grids together. Trained on the demo's tables (`make tables`),
-measured on its test tables and on solids of every other kind (`make general`). Writes
-DOCS/adapted.md and .json. Finished runs are read from output/adapted; delete a run's folder to
-repeat it.
+(Spatial Functa), weights and grids together, or latents at points that move. Trained on the demo's
+tables (`make tables`), measured on its test tables and on solids of every other kind (`make
+general`). Writes DOCS/adapted.md and .json. Finished runs are read from output/adapted; delete a
+run's folder to repeat it.
 """
 
 import os
@@ -43,6 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "modulation": {"adapted": "latents", "latent_grids": "1", "latent_channels": 256},
     "grids": {"adapted": "latents", "latent_grids": "8,32", "latent_channels": 8},
     "weights and grids": {"adapted": "both"},
+    "points": {"adapted": "latents", "latent_points": 216, "latent_channels": 32},
 }
 BASES = {"dense": "tables_tiny", "levelset": "tables_levelset"}
 MEASURES = {
@@ -163,7 +164,8 @@ A SIREN of three hidden layers of 128, trained on the demo's tables for {summary
 of one core of {summary["machine"]["processor"]}, {count_of_seeds(rows)}. In the same five inner
 steps are adapted: its weights (MetaSDF); one latent of 256 channels that is added before every sine
 (a modulation, as of Functa); latents on grids of 8 and 32 points a side with 8 channels each, added
-there as well (as of Spatial Functa); or the weights and grids of 4 channels. Measured on
+there as well (as of Spatial Functa); the weights and grids of 4 channels; or 216 latents of 32
+channels at points that move, among which a place chooses softly. Measured on
 {summary["shapes"]} test tables of the demo and on as many solids of other kinds, in any rotation,
 after as many steps as do good by points held out of the context, without refinement; ± is the
 standard deviation over seeds."""

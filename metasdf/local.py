@@ -1,9 +1,10 @@
-"""Local fields: latents on grids in space, which steer a coordinate network where they lie.
+"""Local fields: latents in space, which steer a coordinate network where they lie.
 
 MetaSDF adapts all weights of a network, and each weight acts everywhere. A latent on a grid acts in
 its own neighbourhood only, so what it learns of one place carries over to shapes of other kinds. A
 single latent, a grid of one point, is Functa's modulation (Dupont et al. 2022); a finer grid whose
-latents alone are adapted is that of Spatial Functa (Bauer et al. 2023).
+latents alone are adapted is that of Spatial Functa (Bauer et al. 2023). Latents may also lie at
+points that move, among which a place chooses softly.
 
 Latents are tensors like the weights: the inner loop of `metasdf.maml` adapts the ones, the others,
 or both.
@@ -103,6 +104,44 @@ def _first_rows(grid: Tensor) -> Tensor:
     return torch.arange(0, tasks * latents, latents, device=grid.device).view(-1, 1, 1)
 
 
+class LatentPoints(MetaModule):
+    """Latents at points of [-1, 1]^d that are adapted along with them.
+
+    A place has the mean of all latents, weighed by a softmax of -|x - p|^2 / (2 width^2): those of
+    the points nearest to it. The points begin evenly spread, as the first of Sobol's sequence.
+
+    Args:
+        dimensions: d.
+        count: of points.
+        channels: of each latent.
+    """
+
+    def __init__(self, dimensions: int, count: int, channels: int) -> None:
+        super().__init__()
+        self.features = channels
+        self.width = 0.5 * 2 / count ** (1 / dimensions)  # half the points' mean spacing
+        spread = torch.quasirandom.SobolEngine(dimensions).draw(count + 1)[1:]
+        self.places = nn.Parameter((2 * spread - 1) / self.width)  # in units of the width
+        self.values = nn.Parameter(INITIAL_LATENTS * torch.randn(count, channels))
+
+    def forward(self, x: Tensor, params: Params | None = None) -> Tensor:
+        """Latents [..., features] at points x [..., d]; see `MetaModule` for params."""
+        latents = {**self._parameters, **(params or {})}
+        return self._shares(x, latents["places"]) @ latents["values"]
+
+    @torch.no_grad()
+    def points_seen(self, x: Tensor) -> "OrderedDict[str, Tensor]":
+        """How many of the points x [T, N, d] each latent sees where it begins, [T, latents, 1]."""
+        seen = self._shares(x, self.places).sum(dim=-2).unsqueeze(-1)
+        return OrderedDict(places=seen, values=seen)
+
+    def _shares(self, x: Tensor, places: Tensor) -> Tensor:
+        """The share of each latent at points x [..., d]: [..., latents]."""
+        x = x / self.width
+        # |x - p|^2 / 2, but for what is the same for all latents and so cancels.
+        return (x @ places.mT - places.square().sum(dim=-1).unsqueeze(-2) / 2).softmax(dim=-1)
+
+
 class LocalNetwork(CoordinateNetwork):
     """A coordinate network whose layers add what the latents at a point say.
 
@@ -110,7 +149,8 @@ class LocalNetwork(CoordinateNetwork):
         kind: as of `CoordinateNetwork`, which also takes all of `network`.
         adapted: "latents", or "both" them and the weights: what `meta_named_parameters` lists.
             The maps from latents to layers are shared by all shapes in either case.
-        resolutions, channels: of `LatentGrids`.
+        resolutions, channels: of `LatentGrids`; channels also of `LatentPoints`.
+        points: latents lie at so many points that move, see `LatentPoints`, instead of on grids.
         enter: "first": latents are added before the first activation; "every": before each.
 
     Raises:
@@ -123,6 +163,7 @@ class LocalNetwork(CoordinateNetwork):
         adapted: str = "both",
         resolutions: Sequence[int] = (8, 32),
         channels: int = 4,
+        points: int | None = None,
         enter: str = "every",
         **network: Any,
     ) -> None:
@@ -132,7 +173,11 @@ class LocalNetwork(CoordinateNetwork):
         if enter not in ENTRANCES:
             raise InputError(f"latents_enter: {enter!r} is unknown; choose one of first, every")
         self.adapts_weights = adapted == "both"
-        self.latents = LatentGrids(network.get("in_features", 3), resolutions, channels)
+        dimensions = network.get("in_features", 3)
+        if points is None:
+            self.latents = LatentGrids(dimensions, resolutions, channels)
+        else:
+            self.latents = LatentPoints(dimensions, points, channels)
         hidden = [layer for layer in self.net if isinstance(layer, BatchLinear)][:-1]
         features = self.latents.features
         self.projections = nn.ModuleList(

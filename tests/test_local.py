@@ -8,7 +8,7 @@ from scipy.interpolate import RegularGridInterpolator
 from metasdf.errors import InputError
 from metasdf.learning.curriculum import load_curriculum
 from metasdf.learning.models import build_model
-from metasdf.local import LatentGrids, LocalNetwork, parse_resolutions
+from metasdf.local import LatentGrids, LatentPoints, LocalNetwork, parse_resolutions
 from metasdf.losses import CompositeLoss, DistanceLoss
 from metasdf.maml import MetaSDF
 
@@ -84,20 +84,53 @@ def test_per_task_weights_give_what_the_networks_own_give(kind, adapted, enter):
     assert len(network.projections) == (1 if enter == "first" else 2)
 
 
+def test_a_place_has_the_latents_of_the_points_around_it():
+    points = LatentPoints(3, 27, channels=2)
+    assert points.width == pytest.approx(1 / 3)
+    places = points.places.detach() * points.width
+    assert places.abs().max() <= 1
+    assert places.mean(dim=0).abs().max() < 0.15
+    x = context()[0]
+    shares = torch.exp(-(torch.cdist(x, places.expand(2, 27, 3)) ** 2) / (2 * points.width**2))
+    shares = shares / shares.sum(dim=-1, keepdim=True)
+    torch.testing.assert_close(points(x), shares @ points.values)
+    seen = points.points_seen(x)["values"]
+    torch.testing.assert_close(seen[..., 0], shares.sum(dim=1))
+    params = {name: torch.randn(2, *p.shape) for name, p in points.named_parameters()}
+    together = points(x, params)
+    for task in range(2):
+        alone = points(x[task], {name: p[task] for name, p in params.items()})
+        torch.testing.assert_close(together[task], alone)
+
+
+def test_points_move_towards_where_they_are_needed():
+    network = small(adapted="latents", points=8, channels=4, hidden_features=16)
+    model = MetaSDF(network, CompositeLoss(), latent_step_size=1.0).eval()
+    fields = model.adapt(context(points=200))
+    assert set(fields) == {"latents.places", "latents.values"}
+    for name, start in (("places", network.latents.places), ("values", network.latents.values)):
+        assert (fields[f"latents.{name}"] - start).abs().amax() > 1e-4
+    assert not torch.equal(*fields["latents.places"])
+
+
+@pytest.mark.parametrize("points", [None, 5])
 @pytest.mark.parametrize("adapted", ["latents", "both"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_meta_gradients_are_those_of_finite_differences(adapted, checkpointing):
+def test_meta_gradients_are_those_of_finite_differences(adapted, checkpointing, points):
     """Through steps whose sizes depend on how many points a latent sees."""
-    network = small(adapted=adapted)
+    network = small(adapted=adapted, points=points)
     model = MetaSDF(
         network, CompositeLoss(sharpness=10.0), num_steps=2, checkpointing=checkpointing
     )
     model = model.double()
     batch = {"context": tuple(t.double() for t in context()), "query": context(points=30)}
     batch["query"] = tuple(t.double() for t in batch["query"])
+    scales = network.step_scales(batch["context"][0])
+    network.step_scales = lambda x: scales  # how many points are seen counts as a constant
     loss, _ = model.outer_loss(batch)
     loss.backward()
-    tried = ["network.latents.grid3", "network.projections.0.weight", "network.net.net.0.weight"]
+    tried = ["network.latents.grid3"] if points is None else ["network.latents.places"]
+    tried += ["network.projections.0.weight", "network.net.net.0.weight"]
     tried += ["latent_step_sizes.values.1.0"]
     parameters = dict(model.named_parameters())
     tried = [name if name in parameters else name.replace("net.net", "net") for name in tried]
@@ -196,6 +229,9 @@ def test_a_curriculum_says_what_is_adapted():
     sizes = model.latent_step_sizes.steps(5)
     assert set(sizes[4]) == {"latents.grid2", "latents.grid5"}
     assert sizes[4]["latents.grid5"].tolist() == pytest.approx([0.1] * 3)
+    model = build_model(load_curriculum("tables_tiny", {**keys, "latent_points": 20}))
+    assert model.network.latents.places.shape == (20, 3)
+    assert model.latent_step_sizes.steps(5)[0]["latents.values"].shape == (3,)
     keys = {"adapted": "latents", "latent_grids": "1", "latents_enter": "first"}
     model = build_model(load_curriculum("cifar", keys))
     assert model.network.latents.grid1.shape == (1, 4)

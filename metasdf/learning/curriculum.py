@@ -207,7 +207,7 @@ _TRAINING: dict[str, Key] = {
     "adapted": Key(
         str,
         "weights",
-        "metasdf: what the inner steps adapt: weights, latents on grids, or both",
+        "metasdf: what the inner steps adapt: weights, latents in space, or both",
         ADAPTED,
         shapes_network=True,
     ),
@@ -217,8 +217,15 @@ _TRAINING: dict[str, Key] = {
         "latents, both: points along each side of the grids; 1: the same latent everywhere",
         shapes_network=True,
     ),
+    "latent_points": Key(
+        int,
+        None,
+        "latents, both: so many points that move hold the latents (none: they lie on grids)",
+        minimum=1,
+        shapes_network=True,
+    ),
     "latent_channels": Key(
-        int, 4, "latents, both: channels of each grid", minimum=1, shapes_network=True
+        int, 4, "latents, both: channels of each grid or point", minimum=1, shapes_network=True
     ),
     "latents_enter": Key(
         str,

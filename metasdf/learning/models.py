@@ -180,6 +180,7 @@ def _build_local_network(
         adapted=curriculum["adapted"],
         resolutions=parse_resolutions(curriculum["latent_grids"]),
         channels=curriculum["latent_channels"],
+        points=curriculum["latent_points"],
         enter=curriculum["latents_enter"],
         **arguments,
     )

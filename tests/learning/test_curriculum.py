@@ -90,6 +90,7 @@ OTHER = {
     "method": "set_hyper",
     "adapted": "both",
     "latent_grids": "4,16",
+    "latent_points": 35,
     "latent_channels": 6,
     "latents_enter": "first",
     "latent_lr": 0.75,
