@@ -1,10 +1,13 @@
 """Compare with Screened Poisson on scans: python -m experiments.scans
 
 Points on the surface of tables, chairs and other solids that no model was trained on: few to many,
-with and without normals, with and without noise. Each is reconstructed by Screened Poisson surface
-reconstruction (Kazhdan & Hoppe 2013, by pymeshlab: `pip install '.[compare]'`) and by the models
-that are named, NAME or FILE (default: general). Where there are no normals, both are given the same
-estimated ones. Writes DOCS/scans.md, .json and .png; what is finished in OUTPUT is not done again.
+with and without normals and noise, from all sides or from one. Each is reconstructed by Screened
+Poisson surface reconstruction (Kazhdan & Hoppe 2013, by pymeshlab: `pip install '.[compare]'`), by
+the model `general`, and by the model of its class, where there is one. Without normals all get
+those of `metasdf.geometry.oriented_normals`. What is seen from one side goes with its true normals
+to Screened Poisson, without any to `general_partial` and `tables_partial`, in a frame that tells
+nothing of the rest. Writes DOCS/scans.md, .json and .png; what is finished in OUTPUT is not done
+again.
 """
 
 import os
@@ -31,21 +34,50 @@ from metasdf.commands.console import run_command
 from metasdf.errors import InputError
 from metasdf.evaluation.measures import chamfer, f_score
 from metasdf.files import read_json, write_json
+from metasdf.geometry.bodies import find_body
 from metasdf.geometry.mesh import face_normals, sample_surface
 from metasdf.geometry.normalisation import Normalisation
 from metasdf.geometry.point_normals import oriented_normals
-from metasdf.learning.model_files import load_model
+from metasdf.learning.model_files import load_model, shipped_models
+from metasdf.preparation.depth_camera import scan as depth_scan
 from metasdf.preparation.shapes import make_shape
 from metasdf.reconstruction.one_shape import reconstruct
 
 POISSON = "Screened Poisson"
 POISSON_DEPTH = 7  # of the octree: cells of 1/128 of the cube, as the models' grid
+MODELS = ("general", "of its class")
+PARTIAL = "{}_partial"  # the model of one-sided scans
 SEED = 500  # of the shapes; models are trained on other seeds
 CLASSES = ("tables", "chairs", "general")
 COUNTS = (128, 500, 2000, 10_000)
-NOISES = (0.0, 0.01)  # standard deviation, relative to the bounding sphere's radius
-REFINE = 2.0
+REFINE = 3.0
 FAILED = 1e3  # what counts as the Chamfer distance x 1000 where there is no mesh
+
+
+class Condition(NamedTuple):
+    """How a scan is taken.
+
+    Attributes:
+        title: in words.
+        normals: whether it has normals.
+        noise: standard deviation, relative to the bounding sphere's radius.
+        one_sided: whether it is what one depth camera sees.
+    """
+
+    title: str
+    normals: bool = True
+    noise: float = 0.0
+    one_sided: bool = False
+
+
+CONDITIONS = (
+    Condition("normals"),
+    Condition("normals, 1 % noise", noise=0.01),
+    Condition("normals, 2 % noise", noise=0.02),
+    Condition("no normals", normals=False),
+    Condition("no normals, 1 % noise", normals=False, noise=0.01),
+    Condition("one side", one_sided=True),
+)
 
 
 class Scan(NamedTuple):
@@ -55,14 +87,23 @@ class Scan(NamedTuple):
     shape_class: str
     index: int
     count: int
-    noise: float
-    normals: bool
+    condition: Condition
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model that reconstructs it; None: there is none."""
+        if self.method == POISSON or (self.method, self.shape_class) == ("of its class", "general"):
+            return None
+        name = self.shape_class if self.method == "of its class" else self.method
+        if self.condition.one_sided:
+            name = PARTIAL.format(name)
+        return name if name in shipped_models() else None
 
 
 class Plan(NamedTuple):
     """How much is done: shapes of each class, and numbers of points."""
 
-    shapes: int = 4
+    shapes: int = 3
     counts: tuple[int, ...] = COUNTS
 
 
@@ -75,10 +116,14 @@ def scan_points(scan: Scan) -> tuple[trimesh.Trimesh, np.ndarray, np.ndarray]:
     frame = Normalisation.of_mesh(mesh)
     mesh.vertices = frame.apply(mesh.vertices)
     rng = np.random.default_rng([SEED, scan.index, scan.count])
-    points, faces = sample_surface(mesh, scan.count, rng)
-    normals = face_normals(mesh, faces)
-    points = points + rng.normal(scale=scan.noise, size=points.shape)
-    return mesh, points, normals if scan.normals else oriented_normals(points)
+    if scan.condition.one_sided:
+        points = depth_scan(find_body(mesh), scan.count, rng)
+        normals = face_normals(mesh, trimesh.proximity.closest_point(mesh, points)[2])
+    else:
+        points, faces = sample_surface(mesh, scan.count, rng)
+        normals = face_normals(mesh, faces)
+    points = points + rng.normal(scale=scan.condition.noise, size=points.shape)
+    return mesh, points, normals if scan.condition.normals else oriented_normals(points)
 
 
 def poisson(points: np.ndarray, normals: np.ndarray) -> trimesh.Trimesh:
@@ -98,10 +143,15 @@ def model(name: str) -> Any:
     return load_model(name)
 
 
+def scan_name(scan: Scan) -> str:
+    """A name for files."""
+    parts = (*scan[:-1], scan.condition.title.replace("%", "percent").replace(",", ""))
+    return "_".join(map(str, parts)).replace(" ", "-")
+
+
 def measured(scan: Scan, output: Path) -> dict[str, Any]:
     """Chamfer distance x 1000 and F-score of one reconstruction."""
-    name = "_".join(str(part).replace("/", "-") for part in scan)
-    file = output / f"{name.replace(' ', '-')}.json"
+    file = output / f"{scan_name(scan)}.json"
     if file.exists():
         return read_json(file)
     truth, points, normals = scan_points(scan)
@@ -109,8 +159,8 @@ def measured(scan: Scan, output: Path) -> dict[str, Any]:
         if scan.method == POISSON:
             mesh = poisson(points, normals)
         else:
-            shape = (points, normals)
-            mesh = reconstruct(model(scan.method), shape, refine=REFINE, resolution=128).mesh
+            shape = points if scan.condition.one_sided else (points, normals)
+            mesh = reconstruct(model(scan.model), shape, refine=REFINE, resolution=128).mesh
         result = {"chamfer": 1e3 * chamfer(mesh, truth), "f_score": f_score(mesh, truth)}
     except Exception as error:  # pymeshlab has errors of its own
         result = {"chamfer": FAILED, "f_score": 0.0, "error": str(error)}
@@ -119,12 +169,12 @@ def measured(scan: Scan, output: Path) -> dict[str, Any]:
 
 
 def summarise(results: Mapping[Scan, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Medians over shapes, for each method, class, number of points, noise and with normals."""
+    """Medians over shapes, for each condition, class, number of points and method."""
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for scan, result in results.items():
-        key = (scan.normals, scan.noise, scan.shape_class, scan.count, scan.method)
+        key = (scan.condition.title, scan.shape_class, scan.count, scan.method)
         groups.setdefault(key, []).append(result)
-    names = ("normals", "noise", "shape_class", "count", "method")
+    names = ("condition", "shape_class", "count", "method")
     return [
         dict(zip(names, key, strict=True))
         | {m: statistics.median(r[m] for r in group) for m in ("chamfer", "f_score")}
@@ -134,46 +184,44 @@ def summarise(results: Mapping[Scan, Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def tables(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
-    """A table for each of with and without normals and noise, as Markdown."""
+    """A table for each condition, as Markdown."""
     parts = []
-    for normals, noise in itertools.product((True, False), NOISES):
-        chosen = [r for r in rows if (r["normals"], r["noise"]) == (normals, noise)]
+    for title in dict.fromkeys(r["condition"] for r in rows):
+        chosen = [r for r in rows if r["condition"] == title]
         cells = {(r["shape_class"], r["count"], r["method"]): r for r in chosen}
         places = dict.fromkeys((r["shape_class"], r["count"]) for r in chosen)
         headings = ["shapes", "points"]
         headings += [f"{m}, {what}" for what in ("Chamfer", "F") for m in methods]
         lines = []
         for place in places:
-            both = [cells.get((*place, m), {}) for m in methods]
+            found = [cells.get((*place, m), {}) for m in methods]
             lines.append(
                 [place[0], str(place[1])]
-                + [number_cell(r.get("chamfer"), ".2f") for r in both]
-                + [number_cell(r.get("f_score"), ".2f") for r in both]
+                + [number_cell(r.get("chamfer"), ".2f") for r in found]
+                + [number_cell(r.get("f_score"), ".2f") for r in found]
             )
-        words = "normals" if normals else "no normals"
-        if lines:
-            title = f"## {words}, {f'noise of {noise:.0%} of the radius' if noise else 'no noise'}"
-            parts.append(f"{title}\n\n{markdown_table(headings, lines)}")
+        parts.append(f"## {title}\n\n{markdown_table(headings, lines)}")
     return "\n\n".join(parts)
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> None:
     """Chamfer distance over the number of points; a panel for each class and condition."""
-    figure = Figure(figsize=(10, 10), layout="constrained")
-    conditions = list(itertools.product((True, False), NOISES))
-    axes = figure.subplots(len(conditions), len(CLASSES), sharex=True, sharey="col")
-    for (normals, noise), line in zip(conditions, axes, strict=True):
+    figure = Figure(figsize=(10, 2.6 * len(CONDITIONS)), layout="constrained")
+    axes = figure.subplots(len(CONDITIONS), len(CLASSES), sharex=True, sharey="col")
+    for condition, line in zip(CONDITIONS, axes, strict=True):
         for shape_class, axis in zip(CLASSES, line, strict=True):
             for method in methods:
-                chosen = [
+                chosen = sorted(
                     (r["count"], r["chamfer"])
                     for r in rows
-                    if (r["normals"], r["noise"]) == (normals, noise)
-                    and (r["shape_class"], r["method"]) == (shape_class, method)
-                ]
-                axis.loglog(*zip(*sorted(chosen), strict=True), marker="o", label=method)
-            words = f"{'normals' if normals else 'no normals'}, noise {noise:.0%}"
-            axis.set_title(f"{shape_class}: {words}", fontsize=9)
+                    if (r["condition"], r["shape_class"]) == (condition.title, shape_class)
+                    and r["method"] == method
+                )
+                if chosen:
+                    axis.loglog(*zip(*chosen, strict=True), marker="o", label=method)
+                else:
+                    axis.plot([], [])  # the same colours in every panel
+            axis.set_title(f"{shape_class}: {condition.title}", fontsize=9)
             axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("Chamfer x 1000")
@@ -191,11 +239,13 @@ def page(summary: Mapping[str, Any]) -> str:
     pip install '.[compare]'
     python -m experiments.scans --shapes {shapes} --docs docs
 
-Medians over {shapes} shapes of each class, in the normalised
-frame, of shapes that no model was trained on; Chamfer x 1000. MetaSDF adapts as many steps as do
-good and is refined for {REFINE:.0f} s of one core of {summary["machine"]["processor"]}; Screened
-Poisson (pymeshlab, depth {POISSON_DEPTH}) takes a tenth of a second. Where there are none, both get
-the normals of `metasdf.geometry.oriented_normals`.
+Medians over {shapes} shapes of each class that no model was trained on, in the normalised frame;
+Chamfer x 1000. Noise is relative to the radius of the bounding sphere. The models that come with
+the package adapt as many steps as do good and are refined for {REFINE:.0f} s of one core of
+{summary["machine"]["processor"]}; Screened Poisson (pymeshlab, depth {POISSON_DEPTH}) takes a
+tenth of a second. Without normals all get those of `metasdf.geometry.oriented_normals`. "One side"
+is what one depth camera sees: Screened Poisson gets the true normals there, `general_partial` and
+`tables_partial` the points alone, in a frame that tells nothing of what is not seen.
 
 ![Chamfer distance over the number of points](scans.png)
 
@@ -206,7 +256,6 @@ the normals of `metasdf.geometry.oriented_normals`.
 def main() -> int:
     """Run the command; the exit code."""
     parser = ComparisonCommand("scans", "scans", __doc__, "minutes, for tests")
-    parser.add_argument("--models", nargs="+", default=["general"], metavar="NAME|FILE")
     parser.add_argument("--shapes", type=whole_number, help="of each class (default 4)")
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
     plan = plan._replace(shapes=options.shapes or plan.shapes)
@@ -214,15 +263,12 @@ def main() -> int:
         import pymeshlab  # noqa: F401
     except ImportError as error:
         raise InputError(f"pymeshlab: {error}; pip install '.[compare]'") from error
-    methods = (POISSON, *options.models)
-    indices = range(plan.shapes)
-    scans = [
-        Scan(*values)
-        for values in itertools.product(
-            methods, CLASSES, indices, plan.counts, NOISES, (True, False)
-        )
-    ]
-    jobs = {"_".join(map(str, scan)): scan for scan in scans}
+    methods = (POISSON, *MODELS)
+    every = itertools.product(methods, CLASSES, range(plan.shapes), plan.counts, CONDITIONS)
+    scans = [Scan(*values) for values in every]
+    scans = [scan for scan in scans if scan.method == POISSON or scan.model]
+    scans.sort(key=lambda scan: scan.index)  # cut short, it has all conditions of some shapes
+    jobs = {scan_name(scan): scan for scan in scans}
     work = functools.partial(measured, output=output)
     results, failed = side_by_side(work, jobs, processes)
     rows = summarise({jobs[name]: results[name] for name in jobs if name in results})

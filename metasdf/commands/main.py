@@ -14,6 +14,7 @@ COMMANDS = {
     "reconstruct": "mesh shapes with a trained model",
     "evaluate": "measure reconstructions; fit and measure images (2D)",
     "export": "turn a checkpoint into a model file for use elsewhere",
+    "models": "list the models that come with the package, or show one's card",
     "curriculums": "list the curriculums, or show one",
 }
 

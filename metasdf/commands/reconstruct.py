@@ -103,6 +103,8 @@ def reconstruct_scans(parser: CurriculumCommandLine, options: argparse.Namespace
     name = options.model or DEFAULT_MODEL
     model = load_model(name)
     check_kind(name, model.curriculum, want_2d=False)
+    if frame := model.card.get("frame"):
+        print(f"{name} expects this frame: {frame}")
     options.checkpoint, options.input, options.curriculum = name, path, name
     place = {"reconstruction_output_dir": str(Path.cwd())}
     overrides = parser.overrides(options)

@@ -11,6 +11,7 @@ import metasdf
 from conftest import ROOT, image_arguments, sphere_arguments
 from metasdf.commands import main as program
 from metasdf.commands.main import COMMANDS
+from metasdf.learning.model_files import shipped_models
 
 
 def run(*arguments, monkeypatch, capsys):
@@ -92,6 +93,16 @@ def test_curriculums_are_listed_and_shown_complete(monkeypatch, capsys):
     assert {"planes_relu", "tables_tiny", "mnist", "cifar"} <= set(names)
     _, out, _ = run("curriculums", "--show", "mnist", monkeypatch=monkeypatch, capsys=capsys)
     assert json.loads(out) == metasdf.load_curriculum("mnist")
+
+
+def test_models_are_listed_and_their_cards_shown(monkeypatch, capsys):
+    _, out, _ = run("models", monkeypatch=monkeypatch, capsys=capsys)
+    assert [line.split()[0] for line in out.splitlines()] == shipped_models()
+    _, out, _ = run("models", "--show", "general", monkeypatch=monkeypatch, capsys=capsys)
+    assert json.loads(out) == metasdf.load_model("general").card
+    code, _, err = run("models", "--show", "generel", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert "did you mean general" in err
 
 
 def test_a_curriculum_file_of_ones_own_is_relative_to_itself(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """The procedural classes: sound meshes, the same every time, varied, and safely written."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import trimesh
 
+from conftest import ROOT
+from experiments import compare_3d, scans
 from metasdf.errors import InputError
 from metasdf.preparation.general import MOST_PARTS
 from metasdf.preparation.shapes import CLASSES, draw_shape, make_shape, write_shapes
@@ -204,3 +207,23 @@ def test_bad_input_ends_the_command_with_code_2_one_line_and_no_file(tmp_path, o
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_shipped_models_have_seen_no_shape_of_the_demo_or_of_a_comparison():
+    """By their parameters, which say all about a shape; counts and seeds are the Makefile's."""
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    calls = re.findall(
+        r"shapes \$\((\w+)\)/meshes --classes ([\w ]+?) --count (\d+)(?: --seed (\d+))?\n", recipe
+    )
+    assert {place for place, *_ in calls} == {"DEMO", "MODELS"}
+    drawn = {"MODELS": set(), "others": set()}
+    for place, classes, count, seed in calls:
+        for name in classes.split():
+            shapes = (draw_shape(name, int(seed or 0), i) for i in range(int(count)))
+            drawn["MODELS" if place == "MODELS" else "others"].update(shapes)
+    assert len(drawn["MODELS"]) == 816 + 2 * 416
+    for name in scans.CLASSES:
+        drawn["others"].update(draw_shape(name, scans.SEED, i) for i in range(100))
+    for name in compare_3d.CLASSES:  # as `write_shapes` draws them, from seed 0
+        drawn["others"].update(draw_shape(name, 0, i) for i in range(compare_3d.Plan().shapes))
+    assert not drawn["MODELS"] & drawn["others"]
