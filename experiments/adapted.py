@@ -13,7 +13,7 @@ import os
 os.environ.update(IGL_NUM_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from metasdf.commands.console import run_command
 from metasdf.data.names import read_split, write_split
 from metasdf.errors import InputError
 from metasdf.evaluation.folder import evaluate
+from metasdf.images.evaluation import evaluate as evaluate_images
+from metasdf.images.sources import EMBEDDED, find_photographs
 from metasdf.learning.curriculum import load_curriculum
 from metasdf.method import Method
 from metasdf.reconstruction.split import reconstruct_split
@@ -45,6 +47,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "weights and grids": {"adapted": "both"},
     "points": {"adapted": "latents", "latent_points": 216, "latent_channels": 32},
 }
+# On photographs of 32 x 32 pixels; a grid of as many points as pixels would hold each by itself.
+METHODS_2D: dict[str, dict[str, Any]] = {
+    "weights": {},
+    "modulation": METHODS["modulation"],
+    "grids": {"adapted": "latents", "latent_grids": "8,16", "latent_channels": 8},
+    "weights and grids": {"adapted": "both", "latent_grids": "8,16"},
+    "points": {"adapted": "latents", "latent_points": 144, "latent_channels": 16},
+}
+PHOTOGRAPHS = "photographs"
 BASES = {"dense": "tables_tiny", "levelset": "tables_levelset"}
 MEASURES = {
     "chamfer": ("Chamfer x 1000", ".3f", 1e3),
@@ -57,14 +68,15 @@ MEASURING_KEYS = ("reconstruction_", "resolution", "refine", "keep", "test_split
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done: processor seconds of each run, its seeds, and shapes of each kind."""
+    """How much is done: processor seconds of each run, its seeds, shapes of each kind, images."""
 
     seconds: float = 300.0
     seeds: int = 3
     shapes: int = 16
+    images: int = 500
 
 
-QUICK = Plan(seconds=10.0, seeds=1, shapes=2)
+QUICK = Plan(seconds=10.0, seeds=1, shapes=2, images=8)
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,50 @@ def measure_run(
     return result
 
 
+def photograph_curriculum(run: Run, output: Path, source: str) -> dict[str, Any]:
+    """The complete curriculum of a run on photographs."""
+    keys = {
+        "data_source": source,
+        "output_dir": str(output / run.name),
+        "seed": run.seed,
+        "images_per_epoch": 160,
+    }
+    return load_curriculum("cifar", {**keys, **METHODS_2D[run.method]})
+
+
+def measure_photographs(
+    run: Run, model: Method, curriculum: Mapping[str, Any], images: int
+) -> dict[str, Any]:
+    """PSNR in dB after each step, on the first test images."""
+    result = evaluate_images(model, {**curriculum, "test_images": images}, CPU)
+    return {"psnr_by_step": result["psnr_by_step"]}
+
+
+def compare_photographs(
+    plan: Plan, output: Path, source: str, processes: int | None
+) -> tuple[list[dict[str, Any]], int]:
+    """A row for each method on photographs, and how many runs failed."""
+    curriculum = partial(photograph_curriculum, output=output, source=source)
+    measure = partial(measure_photographs, images=plan.images)
+    runs = [
+        Run(f"{PHOTOGRAPHS}/{method}_{seed}", method, seed=seed)
+        for seed in range(plan.seeds)
+        for method in METHODS_2D
+    ]
+    done, failed = Sweep(plan.seconds, curriculum, measure, ()).results(runs, processes)
+    rows = []
+    for method in METHODS_2D:
+        results = [done[run] for run in runs_measured_with(done, method, "dense")]
+        if results:
+            psnr = [
+                mean_and_spread(step)
+                for step in zip(*(r["psnr_by_step"] for r in results), strict=True)
+            ]
+            steps = [r["steps"] for r in results]
+            rows.append({"method": method, "psnr": psnr, "seeds": len(results), "steps": steps})
+    return rows, failed
+
+
 def summarise(runs: Mapping[Run, Mapping[str, Any]], plan: Plan) -> dict[str, Any]:
     """Mean and spread over seeds, by context mode, kind of shapes and method."""
     rows = []
@@ -132,7 +188,13 @@ def summarise(runs: Mapping[Run, Mapping[str, Any]], plan: Plan) -> dict[str, An
                     rows.append({"mode": mode, "kind": kind, "method": method, **measures})
                     rows[-1]["seeds"] = len(results)
                     rows[-1]["steps"] = [r["steps"] for r in results]
-    return {"seconds": plan.seconds, "shapes": plan.shapes, "machine": machine(), "rows": rows}
+    return {
+        "seconds": plan.seconds,
+        "shapes": plan.shapes,
+        "images": plan.images,
+        "machine": machine(),
+        "rows": rows,
+    }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -158,7 +220,7 @@ def page(summary: Mapping[str, Any]) -> str:
         f"""# What is adapted: weights, latents, or both
 
     make tables general
-    python -m experiments.adapted --docs docs
+    python -m experiments.adapted --docs docs --photographs auto
 
 A SIREN of three hidden layers of 128, trained on the demo's tables for {summary["seconds"]:.0f} s
 of one core of {summary["machine"]["processor"]}, {count_of_seeds(rows)}. In the same five inner
@@ -175,7 +237,28 @@ standard deviation over seeds."""
             chosen = [row for row in rows if (row["mode"], row["kind"]) == (mode, kind)]
             if chosen:
                 parts.append(f"## {mode}: {words}\n\n{table(chosen)}")
+    if summary.get(PHOTOGRAPHS):
+        parts.append(f"## photographs\n\n{photographs_page(summary)}")
     return "\n\n".join(parts) + "\n"
+
+
+def photographs_page(summary: Mapping[str, Any]) -> str:
+    """The results on photographs as Markdown."""
+    rows = summary[PHOTOGRAPHS]
+    steps = [f"step {k}" if k else "initialisation" for k in range(len(rows[0]["psnr"]))]
+    lines = [
+        [
+            row["method"],
+            str(round(sum(row["steps"]) / len(row["steps"]))),
+            *(spread_cell(value, ".2f") for value in row["psnr"]),
+        ]
+        for row in rows
+    ]
+    return f"""The curriculum `cifar` in the same time, {count_of_seeds(rows)}; {summary["images"]}
+photographs that it has not seen, PSNR in dB after each of three steps. Grids have 8 and 16 points
+a side, of 8 channels alone and 4 beside weights; there are 144 points with 16 channels.
+
+{markdown_table(["adapted", "outer steps", *steps], lines)}"""
 
 
 def main() -> int:
@@ -186,8 +269,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=whole_number, help="processor time of a run")
     parser.add_argument("--seeds", type=whole_number, help="trainings of each kind")
     parser.add_argument("--modes", nargs="+", choices=CONTEXT_MODES, default=CONTEXT_MODES)
+    parser.add_argument(
+        "--photographs", metavar="FILE_OR_FOLDER", help="also on these; auto: CIFAR-10"
+    )
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
-    plan = Plan(float(options.seconds or plan.seconds), options.seeds or plan.seeds, plan.shapes)
+    seconds, seeds = float(options.seconds or plan.seconds), options.seeds or plan.seeds
+    plan = replace(plan, seconds=seconds, seeds=seeds)
     data = Data(
         (options.data or ROOT / "output" / "demo" / "data").absolute(),
         (options.general or ROOT / "output" / "models" / "data").absolute(),
@@ -208,6 +295,11 @@ def main() -> int:
     sweep = Sweep(plan.seconds, curriculum, measure, MEASURING_KEYS)
     done, failed = sweep.results(runs, processes)
     summary = summarise(done, plan)
+    if options.photographs:
+        source = find_photographs(options.photographs, ROOT / "data")
+        source = source if source == EMBEDDED else os.path.abspath(source)
+        summary[PHOTOGRAPHS], more = compare_photographs(plan, output, source, processes)
+        failed += more
     write_docs(docs, "adapted", summary, page(summary))
     return 1 if failed else 0
 
