@@ -169,7 +169,7 @@ def _model(name, category, **values):
         "output_dir": f"../output/models/{name}",
         "reconstruction_output_dir": f"../output/models/{name}/reconstructions",
         "lr": 5e-4,  # from 1e-3 a training of `general_local` diverged half way
-        "num_epochs": 26 if category == "general" else 50,  # of 200 and 100 steps
+        "num_epochs": {"all": 13, "general": 26}.get(category, 50),  # of 400, 200 and 100 steps
         "validate_every": 5,
         "reconstruction_sdf_samples": 20000,
         "reconstruction_steps": "auto",
@@ -187,7 +187,7 @@ _OF_POINTS = {
 }
 _ONE_SIDED = {**_OF_POINTS, "context_mode": "partial", "augment_frame": 0.5}
 
-general = _model("general", "general")
+general = _model("general", "all", augment_rotation=True)  # tables and chairs turned as well
 tables = _model("tables", "tables")
 chairs = _model("chairs", "chairs")
 general_levelset = _model("general_levelset", "general", context_mode="levelset", **_OF_POINTS)

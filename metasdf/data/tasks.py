@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from metasdf.data.names import ShapeName
 from metasdf.data.samples import CONTEXT_FOLDERS, Samples, take_rows
@@ -71,6 +72,12 @@ def in_frame_of_context(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
         scaled = np.where(distances == UNKNOWN, distances, distances * frame.scale)
         moved[part] = np.hstack([frame.apply(array[:, :3]), scaled]).astype(np.float32)
     return moved
+
+
+def turned(rows: Mapping[str, np.ndarray], rotation: Rotation) -> dict[str, np.ndarray]:
+    """A task as from `draw_rows`, turned about the origin."""
+    matrix = rotation.as_matrix().astype(np.float32)
+    return {part: np.hstack([a[:, :3] @ matrix.T, a[:, 3:]]) for part, a in rows.items()}
 
 
 def draw_task(*arguments: Any, **options: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -186,7 +193,7 @@ class SDFDataset(TaskDataset):
     Args:
         samples: the usable shapes, see `check_shapes`.
         curriculum: context_mode, SDFSamplesPerScene, LevelsetSamplesPerScene and query are used as
-            in `draw_rows`; augment_frame and augment_noise vary what is drawn.
+            in `draw_rows`; the augment keys vary what is drawn.
         stream: see `TaskDataset`.
     """
 
@@ -212,6 +219,8 @@ class SDFDataset(TaskDataset):
             self.curriculum["query"],
             rng,
         )
+        if self.curriculum.get("augment_rotation", False):
+            rows = turned(rows, Rotation.random(random_state=rng))
         of_surface = self.curriculum["context_mode"] != "dense"
         if of_surface and rng.random() < self.curriculum.get("augment_frame", 0.0):
             rows = in_frame_of_context(rows)

@@ -117,6 +117,7 @@ _SHAPES: dict[str, Key] = {
     ),
     "SDFSamplesPerScene": Key(int, 8000, "SDF samples per shape and step", minimum=4),
     "LevelsetSamplesPerScene": Key(int, 4000, "surface points per shape and step", minimum=1),
+    "augment_rotation": Key(bool, False, "each task is turned at random"),
     "augment_frame": Key(
         float,
         0.0,

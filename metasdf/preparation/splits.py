@@ -22,6 +22,8 @@ def write_splits(
 ) -> list[Path]:
     """Write `out`/splits/<class>_train.json and <class>_test.json for the shapes not rejected.
 
+    Of several classes also all_train.json and all_test.json, unless one is called "all".
+
     Which shapes are for testing depends only on the seed and their names. A class of two or more
     has at least one shape for training and, by default, at least one for testing.
 
@@ -44,7 +46,7 @@ def write_splits(
         dataset, category, instance = source.name
         if records[str(source.name)].status != "rejected":
             classes.setdefault((dataset, category), []).append(instance)
-    written = []
+    written, joint = [], {"train": {}, "test": {}}
     for (dataset, category), instances in classes.items():
         order = sorted(instances, key=_shuffle_key(f"{seed}/split/{dataset}/{category}"))
         if num_test is None:
@@ -57,6 +59,12 @@ def write_splits(
             file = Path(out) / "splits" / f"{category}_{part}.json"
             write_json(file, {dataset: {category: sorted(chosen)}})
             written.append(file)
+            joint[part].setdefault(dataset, {})[category] = sorted(chosen)
+    names = {category for _, category in classes}
+    if len(classes) > 1 and "all" not in names:
+        for part, shapes in joint.items():
+            written.append(Path(out) / "splits" / f"all_{part}.json")
+            write_json(written[-1], shapes)
     return written
 
 

@@ -557,3 +557,22 @@ def test_frames_and_noise_are_varied_only_where_asked_for(spheres):
         shifts.append((after["context"] - before["context"])[:, :3].std())
     assert 0 < min(shifts) < 0.01
     assert 0.035 < max(shifts) < 0.06
+
+
+@pytest.mark.parametrize("mode", ["dense", "levelset"])
+def test_tasks_are_turned_as_a_whole_and_each_in_another_way(mode, spheres):
+    plain = dataset(spheres, context_mode=mode)
+    some = dataset(spheres, context_mode=mode, augment_rotation=True)
+    rotations = []
+    for epoch in range(2):
+        before, after = plain.rows(0, epoch), some.rows(0, epoch)
+        rotation = np.linalg.lstsq(before["query"][:, :3], after["query"][:, :3], rcond=None)[0]
+        for part in ("context", "query"):
+            np.testing.assert_allclose(
+                before[part][:, :3] @ rotation, after[part][:, :3], atol=1e-5
+            )
+            assert np.array_equal(before[part][:, 3], after[part][:, 3])
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+        assert np.linalg.det(rotation) == pytest.approx(1, abs=1e-4)
+        rotations.append(rotation)
+    assert not np.allclose(*rotations, atol=0.1)

@@ -80,6 +80,7 @@ OTHER = {
     "query": "held_out",
     "SDFSamplesPerScene": 17,
     "LevelsetSamplesPerScene": 18,
+    "augment_rotation": True,
     "augment_frame": 0.25,
     "augment_noise": 0.125,
     "network": "siren",
