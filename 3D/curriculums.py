@@ -187,12 +187,15 @@ _OF_POINTS = {
 }
 _ONE_SIDED = {**_OF_POINTS, "context_mode": "partial", "augment_frame": 0.5}
 
-general = _model("general", "all", augment_rotation=True)  # tables and chairs turned as well
+_OF_ALL_KINDS = {"augment_rotation": True}  # tables and chairs, too, in any rotation
+general = _model("general", "all", **_OF_ALL_KINDS)
+general_levelset = _model(
+    "general_levelset", "all", **_OF_ALL_KINDS, **_OF_POINTS, context_mode="levelset", num_epochs=8
+)
+general_partial = _model("general_partial", "all", **_OF_ALL_KINDS, **_ONE_SIDED)
 tables = _model("tables", "tables")
-chairs = _model("chairs", "chairs")
-general_levelset = _model("general_levelset", "general", context_mode="levelset", **_OF_POINTS)
-general_partial = _model("general_partial", "general", **_ONE_SIDED)
 tables_partial = _model("tables_partial", "tables", **_ONE_SIDED)
+chairs = _model("chairs", "chairs")
 
 # Latents on grids are adapted along with the weights: without refinement, in milliseconds, it comes
 # nearest, also on kinds of shapes that were not trained on. docs/local_choices.md measures choices.
