@@ -480,5 +480,9 @@ def test_one_call_makes_a_data_set_of_a_folder(meshes, tmp_path):
     records = metasdf.preprocess(meshes, tmp_path / "data", SMALL, num_test=1, threads=1)
     assert records["meshes/boxes/broken"].status == "rejected"
     assert records["meshes/balls/ball"].status == "sampled"
-    splits = sorted(file.name for file in (tmp_path / "data" / "splits").iterdir())
-    assert splits == ["balls_test.json", "balls_train.json", "boxes_test.json", "boxes_train.json"]
+    splits = {f.stem: json.loads(f.read_text()) for f in (tmp_path / "data" / "splits").iterdir()}
+    classes = ("balls", "boxes")
+    assert splits.keys() == {f"{c}_{part}" for c in (*classes, "all") for part in ("train", "test")}
+    for part in ("train", "test"):  # all of the classes together
+        parts = [splits[f"{name}_{part}"]["meshes"] for name in classes]
+        assert splits[f"all_{part}"] == {"meshes": parts[0] | parts[1]}
