@@ -68,6 +68,13 @@ def test_a_compiled_step_has_the_same_gradients(method, spheres, batch):
     assert_alike(plain, compiled, 1e-5)
 
 
+@pytest.mark.parametrize("keys", [{"latent_grids": "2,5"}, {"latent_points": 6}], ids=str)
+def test_a_compiled_step_of_local_fields_has_the_same_gradients(keys, spheres, batch):
+    keys = {"adapted": "both", "network": "siren", "w0": 3.0, **keys}
+    plain, compiled = (gradients_of(spheres, how, batch, **keys) for how in ((), COMPILED))
+    assert_alike(plain, compiled, 1e-5)
+
+
 @pytest.mark.parametrize("method", ["digits_metasdf_siren", "digits_cnn_hyper"])
 def test_a_compiled_step_of_digits_has_the_same_gradients(method, tmp_path):
     keys = {

@@ -69,10 +69,13 @@ def test_training_in_memory_gives_the_same_weights_and_writes_nothing(spheres, t
     assert_same(model.state_dict(), weights(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_resumed_training_gives_the_same_weights_as_uninterrupted(spheres, tmp_path, method):
+LOCAL = {"adapted": "both", "latent_grids": "2,4", "augment_rotation": True, "augment_noise": 0.01}
+
+
+@pytest.mark.parametrize("keys", [*({"method": name} for name in METHODS), LOCAL], ids=str)
+def test_resumed_training_gives_the_same_weights_as_uninterrupted(spheres, tmp_path, keys):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    keys = {"method": method, "dropout": 0.5, "code_steps": 2}  # dropout draws random numbers
+    keys = {"dropout": 0.5, "code_steps": 2, **keys}  # dropout draws random numbers
     train(curriculum(spheres, straight, **keys), CPU)
     train(curriculum(spheres, resumed, **keys, num_epochs=2), CPU)
     half = weights(resumed)
