@@ -185,7 +185,13 @@ _OF_POINTS = {
     "LevelsetSamplesPerScene": 512,
     "augment_noise": 0.01,
 }
-_ONE_SIDED = {**_OF_POINTS, "context_mode": "partial", "augment_frame": 0.5}
+_ONE_SIDED = {
+    **_OF_POINTS,
+    "context_mode": "partial",
+    "augment_frame": 0.5,
+    "reconstruction_steps": None,  # what is not seen tells of no further step
+    "refine": 0.0,
+}
 
 _OF_ALL_KINDS = {"augment_rotation": True}  # tables and chairs, too, in any rotation
 general = _model("general", "all", **_OF_ALL_KINDS)
