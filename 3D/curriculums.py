@@ -189,8 +189,7 @@ _ONE_SIDED = {
     **_OF_POINTS,
     "context_mode": "partial",
     "augment_frame": 0.5,
-    "reconstruction_steps": None,  # what is not seen tells of no further step
-    "refine": 0.0,
+    "reconstruction_steps": None,  # what is seen says nothing of further steps
 }
 
 _OF_ALL_KINDS = {"augment_rotation": True}  # tables and chairs, too, in any rotation

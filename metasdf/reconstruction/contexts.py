@@ -20,6 +20,8 @@ from metasdf.reconstruction.judging import held_out_count
 MIN_SDF_SAMPLES = 20_000  # the least number of SDF samples that a dense context is drawn from
 MAX_CLOUD_POINTS = 100_000  # oriented points used for signed distances: 7 s; a million take 100 s
 MAX_ORIENTED = 30_000  # points whose normals are estimated: 5 s
+AVERAGED = 16  # nearest points whose planes tell a distance, where points are noisy
+WIDEST = 0.03  # Gaussian that weighs them, in the normalised frame
 NEIGHBOURS = 8  # nearest neighbours whose distance tells the local sampling density
 
 
@@ -194,9 +196,11 @@ def cloud_signed_distance(
 
     The magnitude is the distance to the tangent plane of the nearest point (Hoppe et al. 1992,
     sec. 3.3), limited to a disc around that point: where the surface ends or bends away, its plane
-    says nothing. The sign is that of the winding number of all points (Barill et al. 2018); the
-    side of the nearest tangent plane is wrong twice as often on noisy points. Both close holes from
-    their surroundings.
+    says nothing. Of noisy points it is the mean over some of the nearest ones, weighed by a
+    Gaussian (as of Kolluri 2005) that is the wider, the more points lie off their neighbours'
+    planes. The sign is that of the winding number of all points (Barill et al. 2018); the side of
+    the nearest tangent plane is wrong twice as often on noisy points. Both close holes from their
+    surroundings. Within the width of the Gaussian the sign is that of the mean.
 
     Args:
         points: (n, 3); points at equal positions count once.
@@ -209,12 +213,32 @@ def cloud_signed_distance(
     normals = np.ascontiguousarray(normals[first])
     queries = np.ascontiguousarray(queries, np.float64)
     radius = disc_radii(points, NEIGHBOURS)
-    to_point, nearest = cKDTree(points).query(queries)
-    to_plane = ((queries - points[nearest]) * normals[nearest]).sum(axis=1)
+    tree = cKDTree(points)
+    to_point, nearest = tree.query(queries, k=min(AVERAGED, len(points)))
+    width = _smoothing(points, normals, radius, tree) * radius[nearest[:, 0]]
+    width = np.minimum(width, WIDEST)
+    shares = np.exp((to_point[:, :1] ** 2 - to_point**2) / (2 * width[:, None] ** 2))
+    shares /= shares.sum(axis=1, keepdims=True)
+    to_plane = ((queries[:, None] - points[nearest]) * normals[nearest]).sum(axis=2)
     along_plane = np.sqrt(np.maximum(to_point**2 - to_plane**2, 0))
-    distance = np.hypot(to_plane, np.maximum(along_plane - 2 * radius[nearest], 0))
+    beyond = (shares * np.maximum(along_plane - 2 * radius[nearest], 0)).sum(axis=1)
+    to_plane = (shares * to_plane).sum(axis=1)
+    distance = np.hypot(to_plane, beyond)
     winding = winding_numbers(points, normals, radius, queries)
     # Next to a point the winding number may be anything, so a few of the wrong sign say nothing.
     if (winding < -0.5).sum() > 2 * (winding > 0.5).sum():
         raise InputError("its normals point inward; turn them round")
-    return np.where(winding > 0.5, -distance, distance)
+    inside = np.where(to_point[:, 0] < width, to_plane < 0, winding > 0.5)
+    return np.where(inside, -distance, distance)
+
+
+def _smoothing(points: np.ndarray, normals: np.ndarray, radius: np.ndarray, tree: cKDTree) -> float:
+    """How wide to smooth, in radii of the points' discs; next to nothing for clean points.
+
+    It rises from 0 to 2 as the median distance of a point's neighbours from its plane rises from
+    0.2 to 0.7 of the median radius.
+    """
+    _, around = tree.query(points, k=min(NEIGHBOURS + 1, len(points)))
+    off = np.abs(((points[around] - points[:, None]) * normals[:, None]).sum(axis=2))[:, 1:]
+    noise = np.median(off) / np.median(radius)
+    return float(np.clip(4 * (noise - 0.2), 1e-3, 2))

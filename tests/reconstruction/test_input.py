@@ -341,6 +341,20 @@ def test_noisy_points_keep_their_side():
     found = cloud_signed_distance(points, normals, queries)
     clear = np.abs(true) > 0.03
     assert np.array_equal(np.sign(found[clear]), np.sign(true[clear]))
+    near = np.abs(true) < 0.1  # from the plane of the nearest point alone it would be 0.023
+    assert np.abs(found - true)[near].mean() < 0.017
+
+
+def test_points_are_smoothed_only_as_far_as_they_are_noisy():
+    """Edges stay sharp, and few noisy points do not become a blob."""
+    points, normals = cloud("box", 10_000)
+    points = (points - SHIFT) / SCALE
+    corner = np.abs(points).max(axis=0) - 0.01
+    assert cloud_signed_distance(points, normals, corner[None])[0] == pytest.approx(-0.01, abs=3e-3)
+    few = rng().permutation(len(points))[:300]
+    noisy = points[few] + rng().normal(scale=0.02, size=(300, 3))
+    inside = cloud_signed_distance(noisy, normals[few], np.zeros((1, 3)))
+    assert inside[0] < -0.15  # the box is 0.4 thick
 
 
 def test_a_dense_context_is_half_outside_half_inside_and_true():
