@@ -193,7 +193,7 @@ _ONE_SIDED = {
 }
 
 _OF_ALL_KINDS = {"augment_rotation": True}  # tables and chairs, too, in any rotation
-general = _model("general", "all", **_OF_ALL_KINDS)
+general = _model("general", "general")
 general_levelset = _model(
     "general_levelset", "all", **_OF_ALL_KINDS, **_OF_POINTS, context_mode="levelset", num_epochs=8
 )

@@ -97,7 +97,9 @@ def run_curriculum(run: Run, output: Path, data: Data) -> dict[str, Any]:
         "data_source": str(data.tables),
         "train_split": str(splits / "tables_train.json"),
         "val_split": str(splits / "tables_test.json"),
+        "test_split": str(splits / "tables_test.json"),
         "output_dir": str(output / run.name),
+        "reconstruction_output_dir": str(output / run.name / "reconstructions"),
         "seed": run.seed,
         "reconstruction_steps": "auto",
         "refine": 0.0,
@@ -272,6 +274,7 @@ def main() -> int:
     parser.add_argument(
         "--photographs", metavar="FILE_OR_FOLDER", help="also on these; auto: CIFAR-10"
     )
+    parser.add_argument("--kept", action="store_true", help="only write what is finished")
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
     seconds, seeds = float(options.seconds or plan.seconds), options.seeds or plan.seeds
     plan = replace(plan, seconds=seconds, seeds=seeds)
@@ -293,9 +296,12 @@ def main() -> int:
     curriculum = partial(run_curriculum, output=output, data=data)
     measure = partial(measure_run, data=data, shapes=plan.shapes)
     sweep = Sweep(plan.seconds, curriculum, measure, MEASURING_KEYS)
-    done, failed = sweep.results(runs, processes)
+    if options.kept:
+        done, failed = {run: r for run in runs if (r := sweep.kept(run)) is not None}, 0
+    else:
+        done, failed = sweep.results(runs, processes)
     summary = summarise(done, plan)
-    if options.photographs:
+    if options.photographs and not options.kept:
         source = find_photographs(options.photographs, ROOT / "data")
         source = source if source == EMBEDDED else os.path.abspath(source)
         summary[PHOTOGRAPHS], more = compare_photographs(plan, output, source, processes)
