@@ -45,18 +45,25 @@ class CurriculumCommandLine(CommandLine):
         self,
         keys: Mapping[str, Key] = KEYS,
         title: str = "curriculum keys (override what the curriculum says)",
+        default: str | None = "(default {})",
+        shown: bool = True,
     ) -> None:
-        """Accept every curriculum key as `--key value`; see `overrides`."""
+        """Accept every curriculum key as `--key value`; see `overrides`.
+
+        default: how help tells a key's default, if at all. shown: whether help lists the keys.
+        """
         group = self.add_argument_group(title)
         for name, key in keys.items():
-            default = "" if key.default is REQUIRED else f" (default {key.default})"
+            told = "" if key.default is REQUIRED or not default else default.format(key.default)
             choices = f", one of {key.accepted()}" if key.choices else ""
             group.add_argument(
                 f"--{name}",
                 type=_parser(name, key),
                 metavar=key.type.__name__.upper(),
                 default=argparse.SUPPRESS,
-                help=f"{key.help}{choices}{default}".replace("%", "%%"),
+                help=" ".join([key.help + choices, told]).strip().replace("%", "%%")
+                if shown
+                else argparse.SUPPRESS,
             )
 
     @staticmethod

@@ -103,13 +103,17 @@ def reconstruct_scans(parser: CurriculumCommandLine, options: argparse.Namespace
     name = options.model or DEFAULT_MODEL
     model = load_model(name)
     check_kind(name, model.curriculum, want_2d=False)
-    if frame := model.card.get("frame"):
-        print(f"{name} expects this frame: {frame}")
     options.checkpoint, options.input, options.curriculum = name, path, name
     place = {"reconstruction_output_dir": str(Path.cwd())}
     overrides = parser.overrides(options)
     own = {n: v for n, v in overrides.items() if n in OPEN_KEYS}
     curriculum = merged({**model.curriculum, **place, **own}, model.curriculum, options, overrides)
+    if model.card.get("frame", "").startswith("y up"):
+        up = curriculum["up"]
+        turned = (
+            "stands y up, or else needs --up" if up == "y" else f"is turned from {up} up to y up"
+        )
+        print(f"{name}: the input {turned}")
     rule = options.open or "reject"
     if path.is_dir():
         output = options.output or DEFAULT_FOLDER
@@ -178,10 +182,15 @@ def command_line(prog: str | None, curriculums: Path | None) -> CurriculumComman
         "--open", choices=OPEN_RULES, help="what to do with an input mesh that bounds no solid"
     )
     keys = {name: key for name, key in KEYS.items() if name != "dense_grid"}
-    parser.add_curriculum_keys({name: keys[name] for name in keys if name in OPEN_KEYS})
+    parser.add_curriculum_keys(
+        {name: keys[name] for name in keys if name in OPEN_KEYS},
+        "how it is done (by default as the model or the curriculum says)",
+        default=None,
+    )
     parser.add_curriculum_keys(
         {name: keys[name] for name in keys if name not in OPEN_KEYS},
-        "keys of training (not needed here: they are the checkpoint's)",
+        "keys of training: also accepted, but they are the checkpoint's",
+        shown=False,
     )
     return parser
 

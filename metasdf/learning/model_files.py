@@ -24,7 +24,8 @@ from metasdf.method import Method
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 SUFFIX = ".pt"
-CARD_WORDS = ("data", "frame", "training", "measures", "limits")  # what a card may say
+# What a card may say.
+CARD_WORDS = ("use", "data", "frame", "training", "measures", "limits")
 
 
 def shipped_models() -> list[str]:

@@ -134,7 +134,7 @@ def summary(record: Mapping[str, Any]) -> str:
     pieces = record["pieces"]
     if pieces > 1:
         kept = {"all": pieces, "largest": 1}.get(record["keep"]) or min(pieces, record["keep"])
-        lines.append(f"the surface has {pieces} pieces; {kept} kept (--keep)")
+        lines.append(f"the surface has {pieces} pieces; {kept} kept (--keep largest)")
     return "\n".join([*lines, f"written: {record['file']} and {record['file']}.json"])
 
 
@@ -142,6 +142,6 @@ def distrust(record: Mapping[str, Any]) -> str:
     """Why not to trust the mesh of a record, in one line."""
     return (
         f"do not trust this one: its error, {record['held_out_error']:.4f} of its radius, is above "
-        f"{TRUSTED}. Does the input stand as the shapes of training did (here: y up), is it of "
-        "their kind, and are these enough points?"
+        f"{TRUSTED}. Does the input stand as the model expects (--up), is it of the kind that it "
+        "knows, and are these enough points?"
     )

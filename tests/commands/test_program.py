@@ -97,9 +97,17 @@ def test_curriculums_are_listed_and_shown_complete(monkeypatch, capsys):
 
 def test_models_are_listed_and_their_cards_shown(monkeypatch, capsys):
     _, out, _ = run("models", monkeypatch=monkeypatch, capsys=capsys)
-    assert [line.split()[0] for line in out.splitlines()] == shipped_models()
-    _, out, _ = run("models", "--show", "general", monkeypatch=monkeypatch, capsys=capsys)
-    assert json.loads(out) == metasdf.load_model("general").card
+    *lines, _, hint = out.splitlines()
+    assert [line.split()[0] for line in lines] == shipped_models()
+    assert "general (default)  signed distances or points  any" in out
+    assert "--show NAME" in hint
+    card = metasdf.load_model("general").card
+    show = ("models", "--show", "general")
+    _, out, _ = run(*show, "--json", monkeypatch=monkeypatch, capsys=capsys)
+    assert json.loads(out) == card
+    _, out, _ = run(*show, monkeypatch=monkeypatch, capsys=capsys)
+    assert "".join(out.split()) == "".join(f"{w}:{t}" for w, t in card.items()).replace(" ", "")
+    assert max(map(len, out.splitlines())) <= 90
     code, _, err = run("models", "--show", "generel", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2
     assert "did you mean general" in err
