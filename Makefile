@@ -18,7 +18,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := output/demo
 MODELS := output/models
-SHIPPED := general general_local general_levelset general_partial tables tables_partial chairs
+SHIPPED := general general_local general_levelset tables tables_partial chairs
 
 .PHONY: setup tables general models demo test bench compare-3d partnet reproduce-2d ablations notebook clean
 

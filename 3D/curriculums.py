@@ -197,7 +197,6 @@ general = _model("general", "general")
 general_levelset = _model(
     "general_levelset", "all", **_OF_ALL_KINDS, **_OF_POINTS, context_mode="levelset", num_epochs=8
 )
-general_partial = _model("general_partial", "all", **_OF_ALL_KINDS, **_ONE_SIDED)
 tables = _model("tables", "tables")
 tables_partial = _model("tables_partial", "tables", **_ONE_SIDED)
 chairs = _model("chairs", "chairs")

@@ -4,10 +4,10 @@ Points on the surface of tables, chairs and other solids that no model was train
 with and without normals and noise, from all sides or from one. Each is reconstructed by Screened
 Poisson surface reconstruction (Kazhdan & Hoppe 2013, by pymeshlab: `pip install '.[compare]'`), by
 the model `general`, and by the model of its class, where there is one. Without normals all get
-those of `metasdf.geometry.oriented_normals`. What is seen from one side goes with its true normals
-to Screened Poisson, without any to `general_partial` and `tables_partial`, in a frame that tells
-nothing of the rest. Writes DOCS/scans.md, .json and .png; what is finished in OUTPUT is not done
-again.
+those of `metasdf.geometry.oriented_normals`, but for `general_levelset`, which takes the points
+alone. What is seen from one side goes with its true normals to Screened Poisson, without any to
+`tables_partial`, in a frame that tells nothing of the rest. Writes DOCS/scans.md, .json and .png;
+what is finished in OUTPUT is not done again.
 """
 
 import os
@@ -45,7 +45,7 @@ from metasdf.reconstruction.one_shape import reconstruct
 
 POISSON = "Screened Poisson"
 POISSON_DEPTH = 7  # of the octree: cells of 1/128 of the cube, as the models' grid
-MODELS = ("general", "of its class")
+MODELS = ("general", "of its class", "general_levelset")
 PARTIAL = "{}_partial"  # the model of one-sided scans
 SEED = 501  # of the shapes; models are trained on other seeds
 CLASSES = ("tables", "chairs", "general")
@@ -68,6 +68,11 @@ class Condition(NamedTuple):
     normals: bool = True
     noise: float = 0.0
     one_sided: bool = False
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether models get signed distances, not points alone."""
+        return self.normals and not self.one_sided
 
 
 CONDITIONS = (
@@ -93,6 +98,8 @@ class Scan(NamedTuple):
     def model(self) -> str | None:
         """The name of the model that reconstructs it; None: there is none."""
         if self.method == POISSON or (self.method, self.shape_class) == ("of its class", "general"):
+            return None
+        if self.method == "general_levelset" and self.condition.has_signs:
             return None
         name = self.shape_class if self.method == "of its class" else self.method
         if self.condition.one_sided:
@@ -159,7 +166,8 @@ def measured(scan: Scan, output: Path) -> dict[str, Any]:
         if scan.method == POISSON:
             mesh = poisson(points, normals)
         else:
-            shape = points if scan.condition.one_sided else (points, normals)
+            alone = scan.condition.one_sided or scan.method == "general_levelset"
+            shape = points if alone else (points, normals)
             mesh = reconstruct(model(scan.model), shape, refine=REFINE, resolution=128).mesh
         result = {"chamfer": 1e3 * chamfer(mesh, truth), "f_score": f_score(mesh, truth)}
     except Exception as error:  # pymeshlab has errors of its own
@@ -243,9 +251,10 @@ Medians over {shapes} shapes of each class that no model was trained on, in the 
 Chamfer x 1000. Noise is relative to the radius of the bounding sphere. The models that come with
 the package adapt as many steps as do good and are refined for {REFINE:.0f} s of one core of
 {summary["machine"]["processor"]}; Screened Poisson (pymeshlab, depth {POISSON_DEPTH}) takes a
-tenth of a second. Without normals all get those of `metasdf.geometry.oriented_normals`. "One side"
-is what one depth camera sees: Screened Poisson gets the true normals there, `general_partial` and
-`tables_partial` the points alone, in a frame that tells nothing of what is not seen.
+tenth of a second. Without normals all get those of `metasdf.geometry.oriented_normals`, but for
+`general_levelset`, which takes the points alone. "One side"
+is what one depth camera sees: Screened Poisson gets the true normals there, `tables_partial` the
+points alone, in a frame that tells nothing of what is not seen.
 
 ![Chamfer distance over the number of points](scans.png)
 

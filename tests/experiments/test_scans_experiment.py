@@ -41,7 +41,7 @@ def test_what_is_seen_from_one_side_lies_on_it_and_its_normals_face_it():
 
 
 def test_each_scan_has_the_model_that_is_meant(monkeypatch):
-    names = ["general", "tables", "general_partial"]
+    names = ["general", "tables", "tables_partial"]
     monkeypatch.setattr(scans, "shipped_models", lambda: names)
     whole, seen = scans.CONDITIONS[0], scans.CONDITIONS[-1]
 
@@ -50,9 +50,10 @@ def test_each_scan_has_the_model_that_is_meant(monkeypatch):
 
     assert model(scans.POISSON, "tables", whole) is None
     assert model("general", "tables", whole) == "general"
-    assert model("general", "chairs", seen) == "general_partial"
+    assert model("general", "chairs", seen) is None
     assert model("of its class", "tables", whole) == "tables"
-    assert model("of its class", "tables", seen) is None
+    assert model("of its class", "tables", seen) == "tables_partial"
+    assert model("general_levelset", "chairs", whole) is None
     assert model("of its class", "general", whole) is None
 
 
@@ -65,7 +66,7 @@ def test_the_command_measures_every_cell_once(spheres, tmp_path, monkeypatch):
     hull = lambda points, normals: trimesh.convex.convex_hull(points)  # noqa: E731
     monkeypatch.setattr(scans, "poisson", hull)
     monkeypatch.setattr(scans, "REFINE", 0.0)
-    monkeypatch.setattr(scans, "shipped_models", lambda: ["general", "tables", "general_partial"])
+    monkeypatch.setattr(scans, "shipped_models", lambda: ["general", "tables", "tables_partial"])
     monkeypatch.setattr(scans, "model", lambda name: load_model(model))
     monkeypatch.setattr(  # in this process, where they are replaced
         *(scans, "side_by_side"), lambda work, jobs, _: ({n: work(j) for n, j in jobs.items()}, 0)
