@@ -140,8 +140,11 @@ def summary(record: Mapping[str, Any]) -> str:
 
 def distrust(record: Mapping[str, Any]) -> str:
     """Why not to trust the mesh of a record, in one line."""
+    normals = ""
+    if record.get("normals") == "estimated":
+        normals = " Its normals were estimated; --model general_levelset needs none."
     return (
         f"do not trust this one: its error, {record['held_out_error']:.4f} of its radius, is above "
         f"{TRUSTED}. Does the input stand as the model expects (--up), is it of the kind that it "
-        "knows, and are these enough points?"
+        f"knows, and are these enough points?{normals}"
     )

@@ -76,8 +76,8 @@ def test_the_command_measures_every_cell_once(spheres, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [*command, "--docs", str(docs)])
     assert scans.main() == 0
     rows = read_json(docs / "scans.json")["rows"]
-    whole = len(scans.CONDITIONS) - 1
-    assert len(rows) == 2 * len(scans.CLASSES) * len(scans.CONDITIONS) + whole
+    classes, conditions = len(scans.CLASSES), len(scans.CONDITIONS)
+    assert len(rows) == classes * conditions + classes * (conditions - 1) + conditions
     assert all(row["chamfer"] > 0 and row["shapes"] == 1 for row in rows)
     page = (docs / "scans.md").read_text()
     assert page.count("| tables | 500 |") == len(scans.CONDITIONS)
