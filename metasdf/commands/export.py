@@ -3,7 +3,8 @@
     metasdf export RUN/checkpoints/latest.pth model.pt --card card.json --resolution 128
 
 The keys say how shapes are reconstructed unless the user of the model asks for something else. The
-card is a JSON file of texts, by the words use, data, frame, training, measures and limits.
+card is a JSON file of texts, by the words use, data, frame, training, measures, limits
+and fallback.
 
     metasdf reconstruct scan.ply --model model.pt
 """

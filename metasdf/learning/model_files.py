@@ -24,8 +24,8 @@ from metasdf.method import Method
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 SUFFIX = ".pt"
-# What a card may say.
-CARD_WORDS = ("use", "data", "frame", "training", "measures", "limits")
+# What a card may say; fallback: a model of points alone, see `reconstruct`.
+CARD_WORDS = ("use", "data", "frame", "training", "measures", "limits", "fallback")
 
 
 def shipped_models() -> list[str]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,27 +78,22 @@ def reconstruct(
 ) -> Reconstruction:
     """Adapt a trained model to one shape and mesh its zero level set.
 
+    Points without normals get estimated ones where the model adapts to signed distances. If the
+    result is not to be trusted and the model's card names a fallback, that is tried as well, on the
+    points alone; "fallback" in the record says that its result is returned.
+
     Args:
         model: as from `load_model`, or what that takes; moved to `device`, in evaluation mode.
         shape: a mesh, surface points (n, 3), (points, outward normals), a path (obj ply stl off glb
             xyz npz) or a `ShapeInput`, in any frame and units; see `up`.
-        context_mode: "dense": signed distances, for points without normals by those of
-            `oriented_normals`; "levelset" or "partial": surface points. None: as in the model's
-            training; where unknown, dense if the shape gives signed distances.
-        num_steps: inner steps; "auto": as many as do good, told by points held out of the context;
-            None: the curriculum's reconstruction_steps, else as in training.
-        refine: seconds of Adam on the adapted field, see `refining.refine`; None: the curriculum's.
-        context_points: None: as the curriculum says, else 50,000 signed distances, or at most
-            10,000 surface points.
-        resolution: grid points along each side of the cube [-1, 1]^3 in the normalised frame; None:
-            as the curriculum says, else 256.
+        context_mode: "dense": signed distances, "levelset" or "partial": surface points. None: as
+            in the model's training; where unknown, dense if the shape gives signed distances.
+        num_steps, refine, context_points, resolution, dense_grid, surface, keep, seed, up,
+            context_noise: as the keys of a curriculum, num_steps as its reconstruction_steps; None:
+            the model's curriculum's.
         normalisation: of the whole shape, where `shape` is a part of it; of DeepSDF's samples, that
             of the original mesh. None: the input's own.
         open_rule: "reject" or "thicken" a mesh that bounds no solid where dense mode needs one.
-        context_noise: standard deviation, in the normalised frame, of noise on context positions.
-        dense_grid, surface, keep, seed: as the keys of a curriculum; None: the model's.
-        up: the shape's axis that points up, "x", "y", "z", "-x", "-y" or "-z". A model of a class
-            expects y; the shape is turned for it and the result turned back. None: "y".
         progress: called with a stage, "adapting", "refining", "meshing", and its share done.
         device: None: where the model is.
 
@@ -107,18 +102,36 @@ def reconstruct(
         NoSurfaceError: the fitted field has no zero level set in the cube.
     """
     model = model if isinstance(model, Method) else load_model(model)
-    fit = {"reconstruction_steps": num_steps, "refine": refine, "context_noise": context_noise}
-    mesh = {"resolution": resolution, "dense_grid": dense_grid, "surface": surface, "keep": keep}
-    context = {"context_mode": context_mode, "context_points": context_points, "seed": seed}
-    context["up"] = up
-    keys = _complete_keys(model, {**context, **fit, **mesh})
-    device = _place(model, device)
-    shape = as_shape_input(shape)
-    rng = shape_rng(keys["seed"], shape.source.name if shape.source else "")
+    given = {"reconstruction_steps": num_steps, "refine": refine, "context_noise": context_noise}
+    given |= {"resolution": resolution, "dense_grid": dense_grid, "surface": surface, "keep": keep}
+    given |= {"context_mode": context_mode, "context_points": context_points, "seed": seed}
+    keys = _complete_keys(model, {**given, "up": up})
     mode = context_mode or _training_mode(model)
+    source = normalisation, open_rule
+    return _reconstruct(model, as_shape_input(shape), mode, keys, source, device, progress)
+
+
+def _reconstruct(
+    model: Method,
+    shape: ShapeInput,
+    mode: str | None,
+    keys: Mapping[str, Any],
+    source: tuple[Normalisation | None, str],
+    device: torch.device | str | None,
+    progress: Progress,
+) -> Reconstruction:
+    """`reconstruct` with complete keys; source: normalisation and open_rule."""
+    device = _place(model, device)
+    rng = shape_rng(keys["seed"], shape.source.name if shape.source else "")
     with _errors_naming(shape.source):
-        drawn = prepare_context(shape, mode, keys, normalisation, open_rule, rng)
-    return _adapt_and_mesh(model, shape, drawn, keys, device, rng, progress)
+        drawn = prepare_context(shape, mode, keys, *source, rng)
+    result = _adapt_and_mesh(model, shape, drawn, keys, device, rng, progress)
+    name = getattr(model, "card", {}).get("fallback")
+    if name and result.record["normals"] == "estimated" and result.record["trusted"] is False:
+        alone = _reconstruct(load_model(name), shape, "levelset", keys, source, device, progress)
+        if alone.record["trusted"]:
+            return replace(alone, record={**alone.record, "fallback": name})
+    return result
 
 
 class Context(NamedTuple):

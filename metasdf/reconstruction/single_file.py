@@ -107,6 +107,8 @@ def summary(record: Mapping[str, Any]) -> str:
     lines = [f"{record['input']}: {record['kind']}, {record['num_rows']} {unit}"]
     if record["normals"] == "estimated":
         lines.append("normals: estimated from neighbours, as it has none")
+    if name := record.get("fallback"):
+        lines.append(f"with estimated normals it was not to be trusted: done by {name} without any")
     if record["left_out"]:
         lines.append(f"{record['left_out']} rows left out: not finite, or a normal of length 0")
     if record["outside_cube"]:
@@ -140,11 +142,8 @@ def summary(record: Mapping[str, Any]) -> str:
 
 def distrust(record: Mapping[str, Any]) -> str:
     """Why not to trust the mesh of a record, in one line."""
-    normals = ""
-    if record.get("normals") == "estimated":
-        normals = " Its normals were estimated; --model general_levelset needs none."
     return (
         f"do not trust this one: its error, {record['held_out_error']:.4f} of its radius, is above "
         f"{TRUSTED}. Does the input stand as the model expects (--up), is it of the kind that it "
-        f"knows, and are these enough points?{normals}"
+        "knows, and are these enough points?"
     )

@@ -127,5 +127,7 @@ def test_the_models_that_come_with_the_package_are_small_and_say_what_they_are(n
     path = find_model(name)
     assert path.stat().st_size <= 2e6
     model = load_model(name)
-    assert tuple(model.card) == CARD_WORDS
-    assert all(len(text) > 20 for text in model.card.values())
+    *words, fallback = CARD_WORDS
+    assert set(words) <= set(model.card) <= set(CARD_WORDS)
+    assert all(len(model.card[word]) > 2 for word in words)
+    assert model.card.get(fallback) in (None, *shipped_models())

@@ -13,6 +13,9 @@ from conftest import MESHED, sphere_curriculum
 from metasdf.api import train
 from metasdf.commands import main as program
 from metasdf.learning.model_files import export_model
+from metasdf.losses import DistanceLoss
+from metasdf.method import Method
+from metasdf.reconstruction import one_shape
 from metasdf.reconstruction.one_shape import reconstruct
 
 CENTRE, RADIUS = np.array([10.0, -20.0, 30.0]), 4.0
@@ -161,3 +164,52 @@ def test_bad_calls_are_one_line_and_exit_code_2(model, tmp_path, monkeypatch, ca
         assert (code, error.count("\n")) == (2, 1), error
         assert message in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "scan.xyz"]
+
+
+class Ball(Method):
+    """A ball about the origin, of the context's mean radius times `times`."""
+
+    num_steps, loss = 1, DistanceLoss()
+
+    def __init__(self, times, mode, fallback=None):
+        super().__init__()
+        self.times, self.card = times, {"fallback": fallback} if fallback else {}
+        self.curriculum = {"context_mode": mode}
+
+    def adapt(self, context, num_steps=None):
+        x, y = context
+        return self.times * (x.norm(dim=-1, keepdim=True) - y).mean()
+
+    def predict(self, x, fields):
+        return x.norm(dim=-1, keepdim=True) - fields
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "normals", "taken"),
+    [
+        (0.6, 1.0, False, True),
+        (1.0, 1.0, False, False),  # to be trusted as it is
+        (0.6, 1.0, True, False),  # the input's own normals are not what is wrong
+        (0.6, 0.6, False, False),  # no better
+    ],
+)
+def test_where_estimated_normals_are_not_to_be_trusted_points_alone_are_tried(
+    first, second, normals, taken, monkeypatch
+):
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return Ball(second, "levelset")
+
+    monkeypatch.setattr(one_shape, "load_model", load)
+    points = scan()
+    outward = (points - CENTRE) / RADIUS
+    shape = (points, outward) if normals else points
+    result = reconstruct(Ball(first, "dense", "other"), shape, resolution=24)
+    assert result.record.get("fallback") == ("other" if taken else None)
+    assert loaded == (["other"] if first == 0.6 and not normals else [])
+    times = second if taken else first
+    assert result.mesh.extents == pytest.approx(2 * RADIUS * times, rel=0.05)
+    assert result.record["context_mode"] == ("levelset" if taken else "dense")
+    assert result.record["trusted"] is (times == 1.0)
