@@ -237,7 +237,8 @@ Means over the three; the bunny's holes are capped.
 ## The same from points without normals, turned at random
 
 Mean distance, point to surface, in % of the bounding sphere's radius. `general` adapts to signed
-distances that follow from estimated normals, `general_levelset` to the points alone.
+distances that follow from estimated normals, and where the result is not to be trusted gives the
+points to `general_levelset`, which adapts to them alone.
 
 {scan_table(results)}"""
     ]
