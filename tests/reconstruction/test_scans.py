@@ -166,6 +166,19 @@ def test_bad_calls_are_one_line_and_exit_code_2(model, tmp_path, monkeypatch, ca
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "scan.xyz"]
 
 
+def test_the_axis_that_points_up_is_taken_on_the_command_line(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("scan.xyz", scan())
+    call = ("scan.xyz", "--model", model, "--output", "out.ply", "--refine", 0)
+    code, _, _ = run(*call, "--up=-z", monkeypatch=monkeypatch, capsys=capsys)
+    assert code in MESHED
+    assert json.loads((tmp_path / "out.ply.json").read_text())["up"] == "-z"
+    assert trimesh.load_mesh("out.ply").bounds.mean(axis=0) == pytest.approx(CENTRE, abs=1)
+    code, _, err = run(*call, "--up", "w", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert "--up" in err
+
+
 class Ball(Method):
     """A ball about the origin, of the context's mean radius times `times`."""
 
