@@ -1,4 +1,4 @@
-"""How the models that come with the package do on shapes of kinds that none was trained on.
+"""How the models of solids of every kind that come with the package do on other shapes.
 
     python -m experiments.other_kinds FOLDER [--benchmark]
 
@@ -41,7 +41,7 @@ from metasdf.geometry.sdf import SurfaceTree
 from metasdf.learning.model_files import load_model
 from metasdf.reconstruction.one_shape import reconstruct
 
-KNOWN = ("spot", "chair", "stanford-bunny")
+SINGLE = ("spot", "chair", "stanford-bunny")
 BENCHMARK = {"birds": "bird_flying", "fish": "fish_shark_dolphin", "containers": "container"}
 SURFACE_POINTS = 30_000
 RESOLUTION = 128
@@ -96,7 +96,7 @@ class Job(NamedTuple):
     @property
     def name(self) -> str:
         """Unique, for a file."""
-        return "_".join(map(str, (self.file.stem, *self.way)))
+        return "_".join(map(str, (self.kind, self.file.stem, *self.way)))
 
 
 def capped(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
@@ -175,6 +175,7 @@ def scan_measures(mesh: trimesh.Trimesh, way: Way) -> dict[str, Any]:
         "truth_to_mesh": float(there.mean()),
         "mesh_to_truth": float(back.mean()),
         "pieces": len(piece_areas(result.mesh)[0]),
+        "fallback": result.record.get("fallback"),
         "trusted": result.record["trusted"],
     }
 
@@ -210,6 +211,7 @@ def scan_table(results: Mapping[Job, Mapping[str, Any]]) -> str:
             "no surface"
             if "error" in r
             else f"{r['truth_to_mesh']:.2f} and {r['mesh_to_truth']:.2f} %, {r['pieces']}"
+            f"{' *' if r['fallback'] else ''}"
             for r in group
         ]
         lines.append([*key, "; ".join(cells)])
@@ -232,13 +234,13 @@ The models that come with the package, on one core of {summary["machine"]["proce
 
 Means over the three; the bunny's holes are capped.
 
-{dense_table(results, "known")}
+{dense_table(results, "single")}
 
 ## The same from points without normals, turned at random
 
 Mean distance, point to surface, in % of the bounding sphere's radius. `general` adapts to signed
-distances that follow from estimated normals, and where the result is not to be trusted gives the
-points to `general_levelset`, which adapts to them alone.
+distances that follow from estimated normals; where the result is not to be trusted, it gives the
+points to its fallback, `general_levelset`, which adapts to them alone (*).
 
 {scan_table(results)}"""
     ]
@@ -257,11 +259,11 @@ def all_jobs(folder: Path, benchmark: bool) -> list[Job]:
         InputError: a shape or a class is missing.
     """
     jobs = []
-    for name in KNOWN:
+    for name in SINGLE:
         file = folder / "single" / f"{name}.obj"
         if not file.is_file():
             raise InputError(f"{file}: there is no such file")
-        jobs += [Job("known", file, way) for way in (*DENSE, *POINTS)]
+        jobs += [Job("single", file, way) for way in (*DENSE, *POINTS)]
     for kind, place in BENCHMARK.items() if benchmark else ():
         files = sorted((folder / "psb" / place).rglob("*.off"))
         if not files:

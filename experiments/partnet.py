@@ -59,8 +59,12 @@ class Cuboids:
             raise InputError(f"{path}: there is no such file; is it the right folder?") from error
         except (KeyError, ValueError, *DAMAGED) as error:
             raise InputError(f"{path}: holds no cuboids, offsets and ids ({error})") from error
-        if self.rows.ndim != 2 or self.rows.shape[1] != 15 or len(offsets) != len(ids) + 1:
-            raise InputError(f"{path}: its arrays are not of the shapes [C, 15], [S + 1], [S]")
+        kinds = (self.rows.dtype.kind, offsets.dtype.kind)
+        shapes = self.rows.shape[1:] == (15,) and offsets.shape == (ids.size + 1,) and ids.ndim == 1
+        if kinds not in (("f", "i"), ("f", "u")) or not shapes:
+            raise InputError(f"{path}: its arrays are not numbers [C, 15], [S + 1] and names [S]")
+        if offsets[0] != 0 or offsets[-1] != len(self.rows) or (np.diff(offsets) < 0).any():
+            raise InputError(f"{path}: its offsets do not rise from 0 to the number of cuboids")
         self.path = path
         self.places = {str(name): slice(*offsets[i : i + 2]) for i, name in enumerate(ids)}
 
@@ -147,11 +151,15 @@ def prepare(
         for category in classes
     }
     wanted = {category: [*parts["train"], *parts["test"]] for category, parts in ids.items()}
+    names = {category: set(listed) for category, listed in wanted.items()}
+    for category, listed in wanted.items():
+        if len(names[category]) < len(listed):
+            raise InputError(f"{folder / 'splits'}: lists some {category} twice, or in both lists")
     rejected = write_meshes(folder, out / "meshes", wanted)
     meshes = [
         mesh
         for mesh in find_meshes(out / "meshes", DATASET, list(classes))
-        if mesh.name.instance in set(wanted[mesh.name.category])
+        if mesh.name.instance in names[mesh.name.category]
     ]
     settings = Settings(outputs=(*USUAL_OUTPUTS, PARTIAL_SAMPLES), num_samples=num_samples)
     records = preprocess_meshes(meshes, out / "data", settings, threads=threads)

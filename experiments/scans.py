@@ -3,11 +3,11 @@
 Points on the surface of tables, chairs and other solids that no model was trained on: few to many,
 with and without normals and noise, from all sides or from one. Each is reconstructed by Screened
 Poisson surface reconstruction (Kazhdan & Hoppe 2013, by pymeshlab: `pip install '.[compare]'`), by
-the model `general`, and by the model of its class, where there is one. Without normals all get
-those of `metasdf.geometry.oriented_normals`, but for `general_levelset`, which takes the points
-alone. What is seen from one side goes with its true normals to Screened Poisson, without any to
-`tables_partial`, in a frame that tells nothing of the rest. Writes DOCS/scans.md, .json and .png;
-what is finished in OUTPUT is not done again.
+the model `general`, by the model of its class, where there is one, and from points without normals
+by `general_levelset`. Screened Poisson gets normals of `metasdf.geometry.oriented_normals`, which
+the other models estimate for themselves. What is seen from one side goes with its true normals to
+Screened Poisson, without any to `tables_partial`, in a frame that tells nothing of the rest. Writes
+DOCS/scans.md, .json and .png; what is finished in OUTPUT is not done again.
 """
 
 import os
@@ -166,8 +166,7 @@ def measured(scan: Scan, output: Path) -> dict[str, Any]:
         if scan.method == POISSON:
             mesh = poisson(points, normals)
         else:
-            alone = scan.condition.one_sided or scan.method == "general_levelset"
-            shape = points if alone else (points, normals)
+            shape = (points, normals) if scan.condition.has_signs else points
             mesh = reconstruct(model(scan.model), shape, refine=REFINE, resolution=128).mesh
         result = {"chamfer": 1e3 * chamfer(mesh, truth), "f_score": f_score(mesh, truth)}
     except Exception as error:  # pymeshlab has errors of its own
@@ -251,10 +250,10 @@ Medians over {shapes} shapes of each class that no model was trained on, in the 
 Chamfer x 1000. Noise is relative to the radius of the bounding sphere. The models that come with
 the package adapt as many steps as do good and are refined for {REFINE:.0f} s of one core of
 {summary["machine"]["processor"]}; Screened Poisson (pymeshlab, depth {POISSON_DEPTH}) takes a
-tenth of a second. Without normals all get those of `metasdf.geometry.oriented_normals`, but for
-`general_levelset`, which takes the points alone. "One side"
-is what one depth camera sees: Screened Poisson gets the true normals there, `tables_partial` the
-points alone, in a frame that tells nothing of what is not seen.
+tenth of a second. Points without normals go to the models as they are: `general` and those of a
+class estimate normals (`metasdf.geometry.oriented_normals`, which Screened Poisson gets as well),
+`general_levelset` does without. "One side" is what one depth camera sees: Screened Poisson gets the
+true normals there, `tables_partial` the points alone, in a frame that tells nothing of the rest.
 
 ![Chamfer distance over the number of points](scans.png)
 
@@ -265,7 +264,9 @@ points alone, in a frame that tells nothing of what is not seen.
 def main() -> int:
     """Run the command; the exit code."""
     parser = ComparisonCommand("scans", "scans", __doc__, "minutes, for tests")
-    parser.add_argument("--shapes", type=whole_number, help="of each class (default 4)")
+    parser.add_argument(
+        "--shapes", type=whole_number, help=f"of each class (default {Plan().shapes})"
+    )
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
     plan = plan._replace(shapes=options.shapes or plan.shapes)
     try:

@@ -18,6 +18,7 @@ meshed, but some are not to be trusted: points held out of the context say so.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from metasdf.commands.arguments import CurriculumCommandLine
 from metasdf.commands.command_line import whole_number
 from metasdf.errors import InputError
 from metasdf.geometry.bodies import OPEN_RULES
+from metasdf.geometry.normalisation import TURNS
 from metasdf.learning.checkpoints import check_kind
 from metasdf.learning.curriculum import KEYS, OPEN_KEYS, is_2d, read_curriculums
 from metasdf.learning.device import choose_device, keep_freed_memory
@@ -48,12 +50,14 @@ def main(
 ) -> int:
     """Run the command; the exit code. curriculums: the file that they stand in."""
     parser = command_line(prog, curriculums)
-    options = parser.parse(arguments)
+    options = parser.parse(_with_values(sys.argv[1:] if arguments is None else arguments))
     if options.checkpoint is None:
         return reconstruct_scans(parser, options)
     if options.model is not None:
         parser.error("--model goes without --checkpoint")
     own = options.input is not None
+    if not own and "up" in parser.overrides(options):
+        parser.error("--up goes with a scan")
     for option in ("trajectories",) if own else WITH_INPUT:
         if getattr(options, option) is not None:
             parser.error(f"--{option} goes {'without' if own else 'with'} --input")
@@ -84,6 +88,17 @@ def main(
             options.checkpoint,
             bar.show,
         )
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with "--up", "-z" as "--up=-z": argparse takes the latter for an option."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] == "--up" and word in TURNS:
+            joined[-1] = f"--up={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def reconstruct_scans(parser: CurriculumCommandLine, options: argparse.Namespace) -> int:
@@ -189,7 +204,6 @@ def command_line(prog: str | None, curriculums: Path | None) -> CurriculumComman
     )
     parser.add_curriculum_keys(
         {name: keys[name] for name in keys if name not in OPEN_KEYS},
-        "keys of training: also accepted, but they are the checkpoint's",
         shown=False,
     )
     return parser

@@ -201,6 +201,10 @@ class SDFDataset(TaskDataset):
         self, samples: Sequence[Samples], curriculum: Mapping[str, Any], stream: int = 0
     ) -> None:
         super().__init__(len(samples), curriculum, stream)
+        if curriculum.get("augment_frame") and curriculum["context_mode"] == "dense":
+            raise InputError("augment_frame: goes with context_mode levelset or partial")
+        if curriculum.get("augment_rotation") and curriculum.get("method") == "autodecoder":
+            raise InputError("augment_rotation: does not go with method autodecoder")
         self.samples = list(samples)
 
     def task(self, index: int, epoch: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -221,8 +225,7 @@ class SDFDataset(TaskDataset):
         )
         if self.curriculum.get("augment_rotation", False):
             rows = turned(rows, Rotation.random(random_state=rng))
-        of_surface = self.curriculum["context_mode"] != "dense"
-        if of_surface and rng.random() < self.curriculum.get("augment_frame", 0.0):
+        if rng.random() < self.curriculum.get("augment_frame", 0.0):
             rows = in_frame_of_context(rows)
         if noise := self.curriculum.get("augment_noise", 0.0):
             positions = rows["context"][:, :3]

@@ -366,8 +366,8 @@ _RECONSTRUCTION: dict[str, Key] = {
     "up": Key(
         str,
         "y",
-        "of a scan: its axis that points up (write --up=-z for one below 0); models of tables and "
-        "chairs expect y: the scan is turned, and the mesh turned back",
+        "of a scan: its axis that points up; models of tables and chairs expect y: the scan is "
+        "turned, and the mesh turned back",
         tuple(TURNS),
     ),
     "surface": Key(

@@ -21,6 +21,7 @@ MIN_SDF_SAMPLES = 20_000  # the least number of SDF samples that a dense context
 MAX_CLOUD_POINTS = 100_000  # oriented points used for signed distances: 7 s; a million take 100 s
 MAX_ORIENTED = 30_000  # points whose normals are estimated: 5 s
 AVERAGED = 16  # nearest points whose planes tell a distance, where points are noisy
+AGREEING = 0.5  # cosine between normals from which on planes are of the same part
 WIDEST = 0.03  # Gaussian that weighs them, in the normalised frame
 NEIGHBOURS = 8  # nearest neighbours whose distance tells the local sampling density
 
@@ -218,6 +219,8 @@ def cloud_signed_distance(
     width = _smoothing(points, normals, radius, tree) * radius[nearest[:, 0]]
     width = np.minimum(width, WIDEST)
     shares = np.exp((to_point[:, :1] ** 2 - to_point**2) / (2 * width[:, None] ** 2))
+    # Planes that face another way are of another part of the surface.
+    shares *= (normals[nearest] * normals[nearest[:, :1]]).sum(axis=2) > AGREEING
     shares /= shares.sum(axis=1, keepdims=True)
     to_plane = ((queries[:, None] - points[nearest]) * normals[nearest]).sum(axis=2)
     along_plane = np.sqrt(np.maximum(to_point**2 - to_plane**2, 0))
@@ -239,6 +242,8 @@ def _smoothing(points: np.ndarray, normals: np.ndarray, radius: np.ndarray, tree
     0.2 to 0.7 of the median radius.
     """
     _, around = tree.query(points, k=min(NEIGHBOURS + 1, len(points)))
-    off = np.abs(((points[around] - points[:, None]) * normals[:, None]).sum(axis=2))[:, 1:]
-    noise = np.median(off) / np.median(radius)
+    off = np.abs(((points[around] - points[:, None]) * normals[:, None]).sum(axis=2))
+    agreeing = (normals[around] * normals[:, None]).sum(axis=2) > AGREEING
+    agreeing[:, 0] = False  # the point itself
+    noise = np.median(off[agreeing]) / np.median(radius) if agreeing.any() else 0.0
     return float(np.clip(4 * (noise - 0.2), 1e-3, 2))

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from metasdf.errors import InputError
 from metasdf.geometry.bodies import OPEN_RULES
+from metasdf.geometry.grid import NoSurfaceError
 from metasdf.geometry.mesh import sample_surface
 from metasdf.geometry.normalisation import MARGIN, Normalisation
 from metasdf.geometry.sdf import SurfaceTree
@@ -37,6 +38,8 @@ from metasdf.reconstruction.inputs import ShapeInput, ShapeLike, as_shape_input
 from metasdf.reconstruction.judging import HeldOut
 
 SURFACE_POINTS = 30_000  # drawn on a mesh; also the most points at which residuals are measured
+ATTEMPT = ("context_mode", "held_out_error", "adapt_seconds", "refine_seconds")  # kept of a first
+INVENTED = 0.01  # back_relative_mean of a fallback's mesh from which on it is not taken
 DEFAULTS = {name: key.default for name, key in KEYS.items()}
 
 
@@ -80,7 +83,7 @@ def reconstruct(
 
     Points without normals get estimated ones where the model adapts to signed distances. If the
     result is not to be trusted and the model's card names a fallback, that is tried as well, on the
-    points alone; "fallback" in the record says that its result is returned.
+    points alone; "fallback" and "first_attempt" in the record say that its result is returned.
 
     Args:
         model: as from `load_model`, or what that takes; moved to `device`, in evaluation mode.
@@ -108,7 +111,8 @@ def reconstruct(
     keys = _complete_keys(model, {**given, "up": up})
     mode = context_mode or _training_mode(model)
     source = normalisation, open_rule
-    return _reconstruct(model, as_shape_input(shape), mode, keys, source, device, progress)
+    arguments = (as_shape_input(shape), mode, keys, source, device, progress)
+    return _or_from_points_alone(model, *arguments)
 
 
 def _reconstruct(
@@ -125,13 +129,34 @@ def _reconstruct(
     rng = shape_rng(keys["seed"], shape.source.name if shape.source else "")
     with _errors_naming(shape.source):
         drawn = prepare_context(shape, mode, keys, *source, rng)
-    result = _adapt_and_mesh(model, shape, drawn, keys, device, rng, progress)
+    return _adapt_and_mesh(model, shape, drawn, keys, device, rng, progress)
+
+
+def _or_from_points_alone(model: Method, shape: ShapeInput, *arguments: Any) -> Reconstruction:
+    """`_reconstruct`; with the fallback of the model's card where estimated normals fail."""
     name = getattr(model, "card", {}).get("fallback")
-    if name and result.record["normals"] == "estimated" and result.record["trusted"] is False:
-        alone = _reconstruct(load_model(name), shape, "levelset", keys, source, device, progress)
-        if alone.record["trusted"]:
-            return replace(alone, record={**alone.record, "fallback": name})
-    return result
+    mode, *others = arguments
+    bare = shape.mesh is None and not shape.has_signs
+    if name is None or mode != "dense" or not bare:
+        return _reconstruct(model, shape, *arguments)
+    first, failed = None, None
+    try:
+        first = _reconstruct(model, shape, *arguments)
+        if first.record["trusted"] is not False:
+            return first
+    except (InputError, NoSurfaceError) as error:
+        failed = error
+    try:
+        alone = _reconstruct(load_model(name), shape, "levelset", *others)
+        if alone.record["trusted"] and alone.record["distance"]["back_relative_mean"] < INVENTED:
+            before = first and {part: first.record[part] for part in ATTEMPT}
+            record = {**alone.record, "fallback": name, "first_attempt": before}
+            return replace(alone, record=record)
+    except (InputError, NoSurfaceError):
+        pass
+    if first is None:
+        raise failed
+    return first
 
 
 class Context(NamedTuple):

@@ -546,8 +546,9 @@ def test_frames_and_noise_are_varied_only_where_asked_for(spheres):
         for e in range(20)
     ]
     assert 0.3 < np.mean(moved) < 0.7
-    dense = dataset(spheres, augment_frame=1.0)
-    assert same(dense.task(1, 0), dataset(spheres).task(1, 0))
+    for keys in ({"augment_frame": 1.0}, {"augment_rotation": True, "method": "autodecoder"}):
+        with pytest.raises(InputError, match=next(iter(keys))):
+            dataset(spheres, **keys)
     noisy = dataset(spheres, context_mode="levelset", augment_noise=0.05)
     shifts = []
     for epoch in range(40):

@@ -58,7 +58,7 @@ def test_the_command_fills_every_cell_once(spheres, tmp_path, monkeypatch):
         lambda work, jobs, _: ({name: work(job) for name, job in jobs.items()}, 0),
     )
     ball = trimesh.creation.icosphere(3)
-    for name in other_kinds.KNOWN:
+    for name in other_kinds.SINGLE:
         (tmp_path / "single").mkdir(exist_ok=True)
         ball.export(tmp_path / "single" / f"{name}.obj")
     for kind, place in other_kinds.BENCHMARK.items():
@@ -75,7 +75,7 @@ def test_the_command_fills_every_cell_once(spheres, tmp_path, monkeypatch):
     rows = read_json(tmp_path / "docs" / "other_kinds.json")["rows"]
     assert len(rows) == 3 * 2 + 3
     assert not any("error" in row for row in rows)
-    assert {row["shape"] for row in rows} == {*other_kinds.KNOWN, *other_kinds.BENCHMARK}
+    assert {row["shape"] for row in rows} == {*other_kinds.SINGLE, *other_kinds.BENCHMARK}
     page = (tmp_path / "docs" / "other_kinds.md").read_text()
     assert page.count("| general | 2 |") == 4
     assert page.count("| 300 | general |") == 3

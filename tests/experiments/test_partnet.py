@@ -93,8 +93,24 @@ def test_a_folder_that_is_another_is_told_in_a_line(what, folder, tmp_path):
 
 
 def test_a_file_of_other_arrays_is_refused(folder, tmp_path):
-    np.savez(folder / "table_cuboids.npz", cuboids=np.zeros((3, 4)), offsets=[0, 3], ids=["a"])
-    with pytest.raises(InputError, match=r"\[C, 15\]"):
+    rows = np.zeros((3, 15))
+    good = {"cuboids": rows, "offsets": [0, 3], "ids": ["a"]}
+    for change, words in (
+        ({"cuboids": rows[:, :4]}, "C, 15"),
+        ({"cuboids": rows.astype(str)}, "C, 15"),
+        ({"offsets": [0.0, 3.0]}, "C, 15"),
+        ({"offsets": 3}, "C, 15"),
+        ({"offsets": [0, 4]}, "do not rise"),
+        ({"offsets": [1, 3]}, "do not rise"),
+    ):
+        np.savez(folder / "table_cuboids.npz", **{**good, **change})
+        with pytest.raises(InputError, match=words):
+            prepare(folder, tmp_path / "out")
+
+
+def test_no_shape_is_both_to_train_and_to_test_on(folder, tmp_path):
+    (folder / "splits" / "chair_val.txt").write_text("3\n")
+    with pytest.raises(InputError, match="lists some chairs twice"):
         prepare(folder, tmp_path / "out")
 
 

@@ -12,6 +12,7 @@ import trimesh
 from conftest import MESHED, sphere_curriculum
 from metasdf.api import train
 from metasdf.commands import main as program
+from metasdf.geometry.grid import NoSurfaceError
 from metasdf.learning.model_files import export_model
 from metasdf.losses import DistanceLoss
 from metasdf.method import Method
@@ -170,13 +171,13 @@ def test_the_axis_that_points_up_is_taken_on_the_command_line(model, tmp_path, m
     monkeypatch.chdir(tmp_path)
     np.savetxt("scan.xyz", scan())
     call = ("scan.xyz", "--model", model, "--output", "out.ply", "--refine", 0)
-    code, _, _ = run(*call, "--up=-z", monkeypatch=monkeypatch, capsys=capsys)
+    code, _, _ = run(*call, "--up", "-z", monkeypatch=monkeypatch, capsys=capsys)
     assert code in MESHED
     assert json.loads((tmp_path / "out.ply.json").read_text())["up"] == "-z"
     assert trimesh.load_mesh("out.ply").bounds.mean(axis=0) == pytest.approx(CENTRE, abs=1)
     code, _, err = run(*call, "--up", "w", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2
-    assert "--up" in err
+    assert "up: 'w' is unknown" in err
 
 
 class Ball(Method):
@@ -222,7 +223,22 @@ def test_where_estimated_normals_are_not_to_be_trusted_points_alone_are_tried(
     result = reconstruct(Ball(first, "dense", "other"), shape, resolution=24)
     assert result.record.get("fallback") == ("other" if taken else None)
     assert loaded == (["other"] if first == 0.6 and not normals else [])
+    attempt = result.record.get("first_attempt")
+    assert (attempt is not None and attempt["context_mode"] == "dense") == taken
     times = second if taken else first
     assert result.mesh.extents == pytest.approx(2 * RADIUS * times, rel=0.05)
     assert result.record["context_mode"] == ("levelset" if taken else "dense")
     assert result.record["trusted"] is (times == 1.0)
+
+
+def test_a_fallback_that_fails_costs_nothing_and_one_that_succeeds_saves(monkeypatch):
+    monkeypatch.setattr(one_shape, "load_model", lambda name: Ball(9.0, "levelset"))
+    kept = reconstruct(Ball(0.6, "dense", "no surface in the cube"), scan(), resolution=24)
+    assert kept.record["trusted"] is False
+    assert "fallback" not in kept.record
+    monkeypatch.setattr(one_shape, "load_model", lambda name: Ball(1.0, "levelset"))
+    saved = reconstruct(Ball(9.0, "dense", "other"), scan(), resolution=24)
+    assert (saved.record["fallback"], saved.record["first_attempt"]) == ("other", None)
+    monkeypatch.setattr(one_shape, "load_model", lambda name: Ball(9.0, "levelset"))
+    with pytest.raises(NoSurfaceError):
+        reconstruct(Ball(9.0, "dense", "other"), scan(), resolution=24)
