@@ -71,8 +71,9 @@ compare-3d: setup
 		$(if $(DATA),--data $(DATA))
 
 partnet: setup
-	$(BIN)/python -m experiments.compare_3d $(if $(QUICK),--quick) \
-		--datasets partnet --partnet $(DATA) --docs docs/partnet
+	$(BIN)/python -m experiments.compare_3d $(if $(QUICK),--quick) --datasets partnet \
+		--partnet $(or $(DATA),$(error DATA=FOLDER: that of PartNet's cuboids)) \
+		--output output/partnet_comparison
 
 reproduce-2d: setup
 	$(BIN)/python -m experiments.reproduce_2d $(if $(QUICK),--quick) \

@@ -169,7 +169,6 @@ def _model(name, category, **values):
         "output_dir": f"../output/models/{name}",
         "reconstruction_output_dir": f"../output/models/{name}/reconstructions",
         "lr": 5e-4,  # from 1e-3 a training of `general_local` diverged half way
-        "num_epochs": {"all": 13, "general": 26}.get(category, 50),  # of 400, 200 and 100 steps
         "validate_every": 5,
         "reconstruction_sdf_samples": 20000,
         "reconstruction_steps": "auto",
@@ -193,13 +192,13 @@ _ONE_SIDED = {
 }
 
 _OF_ALL_KINDS = {"augment_rotation": True}  # tables and chairs, too, in any rotation
-general = _model("general", "general")
+general = _model("general", "general", num_epochs=26)  # of 200 steps
 general_levelset = _model(
     "general_levelset", "all", **_OF_ALL_KINDS, **_OF_POINTS, context_mode="levelset", num_epochs=8
 )
-tables = _model("tables", "tables")
-tables_partial = _model("tables_partial", "tables", **_ONE_SIDED)
-chairs = _model("chairs", "chairs")
+tables = _model("tables", "tables", num_epochs=50)  # of 100 steps
+tables_partial = _model("tables_partial", "tables", **_ONE_SIDED, num_epochs=50)
+chairs = _model("chairs", "chairs", num_epochs=50)
 
 # Latents on grids are adapted along with the weights: without refinement, in milliseconds, it comes
 # nearest, also on kinds of shapes that were not trained on. docs/local_choices.md measures choices.

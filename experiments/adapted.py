@@ -301,7 +301,9 @@ def main() -> int:
     else:
         done, failed = sweep.results(runs, processes)
     summary = summarise(done, plan)
-    if options.photographs and not options.kept:
+    if options.kept and options.photographs:
+        parser.error("--kept goes without --photographs")
+    if options.photographs:
         source = find_photographs(options.photographs, ROOT / "data")
         source = source if source == EMBEDDED else os.path.abspath(source)
         summary[PHOTOGRAPHS], more = compare_photographs(plan, output, source, processes)

@@ -131,7 +131,10 @@ class LatentPoints(MetaModule):
 
     @torch.no_grad()
     def points_seen(self, x: Tensor) -> "OrderedDict[str, Tensor]":
-        """How many of the points x [T, N, d] each latent sees where it begins, [T, latents, 1]."""
+        """How many of the points x [T, N, d] each latent sees where it begins, [T, latents, 1].
+
+        Not differentiated, although it depends on where latents begin.
+        """
         seen = self._shares(x, self.places).sum(dim=-2).unsqueeze(-1)
         return OrderedDict(places=seen, values=seen)
 

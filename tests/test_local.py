@@ -117,7 +117,7 @@ def test_points_move_towards_where_they_are_needed():
 @pytest.mark.parametrize("adapted", ["latents", "both"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_meta_gradients_are_those_of_finite_differences(adapted, checkpointing, points):
-    """Through steps whose sizes depend on how many points a latent sees."""
+    """Through steps whose sizes depend on how many points a latent sees, a number held constant."""
     network = small(adapted=adapted, points=points)
     model = MetaSDF(
         network, CompositeLoss(sharpness=10.0), num_steps=2, checkpointing=checkpointing

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from metasdf.commands.command_line import CommandLine
 from metasdf.commands.reconstruct import DEFAULT_MODEL
 from metasdf.learning.model_files import load_model, shipped_models
+from metasdf.method import Method
 
 ADAPTS_TO = {
     "dense": "signed distances or points",
@@ -30,14 +31,17 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     parser.add_argument("--json", action="store_true", help="as JSON")
     options = parser.parse(arguments)
     names = [options.show] if options.show else shipped_models()
-    cards = {name: load_model(name).card for name in names}
+    models = {name: load_model(name) for name in names}
     if options.json:
+        cards = {name: model.card for name, model in models.items()}
         print(json.dumps(cards[options.show] if options.show else cards, indent=2))
     elif options.show:
-        for word, text in cards[options.show].items():
+        for word, text in models[options.show].card.items():
             print(textwrap.fill(f"{word}: {text}", WIDTH, subsequent_indent="    "))
+        if not models[options.show].card:
+            print(f"{options.show} has no card; `metasdf export --card FILE.json` gives it one")
     else:
-        rows = [_row(name) for name in names]
+        rows = [_row(name, model) for name, model in models.items()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip())
@@ -45,9 +49,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     return 0
 
 
-def _row(name: str) -> tuple[str, ...]:
+def _row(name: str, model: Method) -> tuple[str, ...]:
     """A model's name, what it adapts to, the frame that it expects and what it is for."""
-    model = load_model(name)
     frame = model.card.get("frame", "").split(".")[0]
     default = " (default)" if name == DEFAULT_MODEL else ""
     mode = ADAPTS_TO[model.curriculum["context_mode"]]

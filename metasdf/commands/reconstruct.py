@@ -199,7 +199,8 @@ def command_line(prog: str | None, curriculums: Path | None) -> CurriculumComman
     keys = {name: key for name, key in KEYS.items() if name != "dense_grid"}
     parser.add_curriculum_keys(
         {name: keys[name] for name in keys if name in OPEN_KEYS},
-        "how it is done (by default as the model or the curriculum says)",
+        "how it is done (by default as the model or the curriculum says; keys of training are "
+        "accepted as well, but must be the checkpoint's)",
         default=None,
     )
     parser.add_curriculum_keys(
