@@ -240,13 +240,13 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
 
 def page(summary: Mapping[str, Any]) -> str:
     """The results as Markdown."""
-    shapes = max(r["shapes"] for r in summary["rows"])
+    shapes = [r["shapes"] for r in summary["rows"]]
     return f"""# Compared with Screened Poisson
 
     pip install '.[compare]'
-    python -m experiments.scans --shapes {shapes} --docs docs
+    python -m experiments.scans --shapes {max(shapes)} --docs docs
 
-Medians over {shapes} shapes of each class that no model was trained on, in the normalised frame;
+Medians over {_range(shapes)} of each class that no model was trained on, in the normalised frame;
 Chamfer x 1000. Noise is relative to the radius of the bounding sphere. The models that come with
 the package adapt as many steps as do good and are refined for {REFINE:.0f} s of one core of
 {summary["machine"]["processor"]}; Screened Poisson (pymeshlab, depth {POISSON_DEPTH}) takes a
@@ -261,12 +261,19 @@ true normals there, `tables_partial` the points alone, in a frame that tells not
 """
 
 
+def _range(shapes: Sequence[int]) -> str:
+    """How many shapes there are to a row, in words."""
+    low, high = min(shapes), max(shapes)
+    return f"{high} shape{'s' * (high > 1)}" if low == high else f"{low} or {high} shapes"
+
+
 def main() -> int:
     """Run the command; the exit code."""
     parser = ComparisonCommand("scans", "scans", __doc__, "minutes, for tests")
     parser.add_argument(
         "--shapes", type=whole_number, help=f"of each class (default {Plan().shapes})"
     )
+    parser.add_argument("--kept", action="store_true", help="only write what is finished")
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
     plan = plan._replace(shapes=options.shapes or plan.shapes)
     try:
@@ -279,6 +286,10 @@ def main() -> int:
     scans = [scan for scan in scans if scan.method == POISSON or scan.model]
     scans.sort(key=lambda scan: scan.index)  # cut short, it has all conditions of some shapes
     jobs = {scan_name(scan): scan for scan in scans}
+    if options.kept:
+        jobs = {name: scan for name, scan in jobs.items() if (output / f"{name}.json").exists()}
+        if not jobs:
+            raise InputError(f"{output}: nothing is finished there")
     work = functools.partial(measured, output=output)
     results, failed = side_by_side(work, jobs, processes)
     rows = summarise({jobs[name]: results[name] for name in jobs if name in results})

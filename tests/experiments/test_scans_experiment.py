@@ -82,6 +82,12 @@ def test_the_command_measures_every_cell_once(spheres, tmp_path, monkeypatch):
     page = (docs / "scans.md").read_text()
     assert page.count("| tables | 500 |") == len(scans.CONDITIONS)
     assert (docs / "scans.png").stat().st_size > 10_000
+    (next(output.rglob("*_general_*.json"))).unlink()
+    monkeypatch.setattr(sys, "argv", [*command, "--docs", str(tmp_path / "fewer"), "--kept"])
+    assert scans.main() == 0
+    assert len(read_json(tmp_path / "fewer" / "scans.json")["rows"]) == len(rows) - 1
+    monkeypatch.setattr(sys, "argv", [*command, "--docs", str(docs)])
+    assert scans.main() == 0
     times = {file: file.stat().st_mtime_ns for file in output.rglob("*.json")}
     assert scans.main() == 0
     assert times == {file: file.stat().st_mtime_ns for file in output.rglob("*.json")} != {}
