@@ -218,6 +218,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def page(summary: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     rows = summary["rows"]
+    points = ""
+    if any(row["method"] == "points" for row in rows):
+        points = (
+            "; 216 latents of 32\nchannels at points that move, among which a place chooses softly"
+        )
     parts = [
         f"""# What is adapted: weights, latents, or both
 
@@ -228,8 +233,7 @@ A SIREN of three hidden layers of 128, trained on the demo's tables for {summary
 of one core of {summary["machine"]["processor"]}, {count_of_seeds(rows)}. In the same five inner
 steps are adapted: its weights (MetaSDF); one latent of 256 channels that is added before every sine
 (a modulation, as of Functa); latents on grids of 8 and 32 points a side with 8 channels each, added
-there as well (as of Spatial Functa); the weights and grids of 4 channels; or 216 latents of 32
-channels at points that move, among which a place chooses softly. Measured on
+there as well (as of Spatial Functa); the weights and grids of 4 channels{points}. Measured on
 {summary["shapes"]} test tables of the demo and on as many solids of other kinds, in any rotation,
 after as many steps as do good by points held out of the context, without refinement; ± is the
 standard deviation over seeds."""
