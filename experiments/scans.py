@@ -227,7 +227,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) 
                 if chosen:
                     axis.loglog(*zip(*chosen, strict=True), marker="o", label=method)
                 else:
-                    axis.plot([], [])  # the same colours in every panel
+                    axis.plot([], [], marker="o", label=method)  # for its colour, and the legend
             axis.set_title(f"{shape_class}: {condition.title}", fontsize=9)
             axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
