@@ -191,10 +191,13 @@ _ONE_SIDED = {
     "reconstruction_steps": None,  # what is seen says nothing of further steps
 }
 
-_OF_ALL_KINDS = {"augment_rotation": True}  # tables and chairs, too, in any rotation
 general = _model("general", "general", num_epochs=26)  # of 200 steps
 general_levelset = _model(
-    "general_levelset", "all", **_OF_ALL_KINDS, **_OF_POINTS, context_mode="levelset", num_epochs=8
+    *("general_levelset", "all"),
+    **_OF_POINTS,
+    augment_rotation=True,  # tables and chairs, too, stand in no particular way
+    context_mode="levelset",
+    num_epochs=8,
 )
 tables = _model("tables", "tables", num_epochs=50)  # of 100 steps
 tables_partial = _model("tables_partial", "tables", **_ONE_SIDED, num_epochs=50)

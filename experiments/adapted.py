@@ -280,6 +280,8 @@ def main() -> int:
     )
     parser.add_argument("--kept", action="store_true", help="only write what is finished")
     plan, output, docs, processes, options = parser.choices(Plan(), QUICK)
+    if options.kept and options.photographs:
+        parser.error("--kept goes without --photographs")
     seconds, seeds = float(options.seconds or plan.seconds), options.seeds or plan.seeds
     plan = replace(plan, seconds=seconds, seeds=seeds)
     data = Data(
@@ -305,8 +307,6 @@ def main() -> int:
     else:
         done, failed = sweep.results(runs, processes)
     summary = summarise(done, plan)
-    if options.kept and options.photographs:
-        parser.error("--kept goes without --photographs")
     if options.photographs:
         source = find_photographs(options.photographs, ROOT / "data")
         source = source if source == EMBEDDED else os.path.abspath(source)

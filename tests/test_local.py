@@ -39,13 +39,14 @@ def test_latents_are_interpolated_linearly(dimensions):
     np.testing.assert_allclose(features[:, 2:].detach().numpy(), expected, atol=1e-6)
 
 
-def test_each_task_has_latents_of_its_own():
-    grids = LatentGrids(3, (2, 3), channels=2)
+@pytest.mark.parametrize(("kind", "size"), [(LatentGrids, (2, 3)), (LatentPoints, 27)])
+def test_each_task_has_latents_of_its_own(kind, size):
+    latents = kind(3, size, channels=2)
     x = context()[0]
-    params = {name: torch.randn(2, *p.shape) for name, p in grids.named_parameters()}
-    together = grids(x, params)
+    params = {name: torch.randn(2, *p.shape) for name, p in latents.named_parameters()}
+    together = latents(x, params)
     for task in range(2):
-        alone = grids(x[task], {name: p[task] for name, p in params.items()})
+        alone = latents(x[task], {name: p[task] for name, p in params.items()})
         torch.testing.assert_close(together[task], alone)
 
 
@@ -96,11 +97,6 @@ def test_a_place_has_the_latents_of_the_points_around_it():
     torch.testing.assert_close(points(x), shares @ points.values)
     seen = points.points_seen(x)["values"]
     torch.testing.assert_close(seen[..., 0], shares.sum(dim=1))
-    params = {name: torch.randn(2, *p.shape) for name, p in points.named_parameters()}
-    together = points(x, params)
-    for task in range(2):
-        alone = points(x[task], {name: p[task] for name, p in params.items()})
-        torch.testing.assert_close(together[task], alone)
 
 
 def test_points_move_towards_where_they_are_needed():

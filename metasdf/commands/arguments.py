@@ -1,6 +1,7 @@
 """Command lines that know the curriculums and their keys."""
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,26 +46,38 @@ class CurriculumCommandLine(CommandLine):
         self,
         keys: Mapping[str, Key] = KEYS,
         title: str = "curriculum keys (override what the curriculum says)",
-        default: str | None = "(default {})",
+        defaults: bool = True,
         shown: bool = True,
     ) -> None:
         """Accept every curriculum key as `--key value`; see `overrides`.
 
-        default: how help tells a key's default, if at all. shown: whether help lists the keys.
+        defaults: whether help tells them. shown: whether help lists the keys at all.
         """
         group = self.add_argument_group(title)
         for name, key in keys.items():
-            told = "" if key.default is REQUIRED or not default else default.format(key.default)
+            told = defaults and key.default is not REQUIRED
+            default = f" (default {key.default})" if told else ""
             choices = f", one of {key.accepted()}" if key.choices else ""
             group.add_argument(
                 f"--{name}",
                 type=_parser(name, key),
                 metavar=key.type.__name__.upper(),
                 default=argparse.SUPPRESS,
-                help=" ".join([key.help + choices, told]).strip().replace("%", "%%")
+                help=f"{key.help}{choices}{default}".replace("%", "%%")
                 if shown
                 else argparse.SUPPRESS,
             )
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """As of `CommandLine`; also values of keys that begin with "-", as argparse does not."""
+        joined: list[str] = []
+        for word in sys.argv[1:] if arguments is None else arguments:
+            key = KEYS.get(joined[-1].removeprefix("--")) if joined else None
+            if word.startswith("-") and key is not None and word in key.choices:
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return super().parse(joined)
 
     @staticmethod
     def overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,6 @@ meshed, but some are not to be trusted: points held out of the context say so.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from metasdf.commands.arguments import CurriculumCommandLine
 from metasdf.commands.command_line import whole_number
 from metasdf.errors import InputError
 from metasdf.geometry.bodies import OPEN_RULES
-from metasdf.geometry.normalisation import TURNS
 from metasdf.learning.checkpoints import check_kind
 from metasdf.learning.curriculum import KEYS, OPEN_KEYS, is_2d, read_curriculums
 from metasdf.learning.device import choose_device, keep_freed_memory
@@ -50,7 +48,7 @@ def main(
 ) -> int:
     """Run the command; the exit code. curriculums: the file that they stand in."""
     parser = command_line(prog, curriculums)
-    options = parser.parse(_with_values(sys.argv[1:] if arguments is None else arguments))
+    options = parser.parse(arguments)
     if options.checkpoint is None:
         return reconstruct_scans(parser, options)
     if options.model is not None:
@@ -88,17 +86,6 @@ def main(
             options.checkpoint,
             bar.show,
         )
-
-
-def _with_values(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with "--up", "-z" as "--up=-z": argparse takes the latter for an option."""
-    joined: list[str] = []
-    for word in arguments:
-        if joined and joined[-1] == "--up" and word in TURNS:
-            joined[-1] = f"--up={word}"
-        else:
-            joined.append(word)
-    return joined
 
 
 def reconstruct_scans(parser: CurriculumCommandLine, options: argparse.Namespace) -> int:
@@ -201,7 +188,7 @@ def command_line(prog: str | None, curriculums: Path | None) -> CurriculumComman
         {name: keys[name] for name in keys if name in OPEN_KEYS},
         "how it is done (by default as the model or the curriculum says; keys of training are "
         "accepted as well, but must be the checkpoint's)",
-        default=None,
+        defaults=False,
     )
     parser.add_curriculum_keys(
         {name: keys[name] for name in keys if name not in OPEN_KEYS},
